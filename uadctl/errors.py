@@ -1,0 +1,77 @@
+"""What can go wrong, as types. Each kind derives from the builtin that a library caller would expect as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class UadctlError(Exception):
+    """Something uadctl can explain. `exit_code` is what the command line ends with; `help` says the next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in something a user edits: `message` starts with where it is, `help` is the next step."""
+
+    message: str
+    help: str | None = None
+
+
+class SpecError(UadctlError, ValueError):
+    """A spec, or an option that overrides it, is wrong. Holds every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(
+        self, problems: str | Sequence[Problem], *, help: str | None = None, source: str | None = None
+    ) -> None:
+        self.problems: tuple[Problem, ...] = (
+            (Problem(problems, help),) if isinstance(problems, str) else tuple(problems)
+        )
+        self.source = source
+        super().__init__("\n".join(p.message for p in self.problems), help=help)
+
+
+class ParamError(SpecError, TypeError):
+    """A model does not take a parameter, or not with that value."""
+
+
+class DataError(UadctlError, ValueError):
+    """A data set, an image or a mask is missing, broken or contradicts itself. Names the file."""
+
+    exit_code = 2
+
+
+class WeightsError(UadctlError, RuntimeError):
+    """Pretrained weights are absent, or are not the file they should be."""
+
+    exit_code = 2
+
+
+class BackendMissing(UadctlError, ImportError):
+    """An optional package is not installed; the message says how to install it."""
+
+    exit_code = 2
+
+
+class RunError(UadctlError, RuntimeError):
+    """A run folder is absent, ambiguous, incomplete or in use."""
+
+    exit_code = 2
+
+
+class GateFailed(UadctlError):
+    """A metric lies outside the limits of the spec."""
+
+    exit_code = 3
