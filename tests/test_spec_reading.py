@@ -1,0 +1,711 @@
+"""Reading specs: defaults, paths, variables, options that override, and every problem at its line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from spec_models import ENTRIES
+
+from uadctl.errors import SpecError
+from uadctl.spec import MODELS, Overrides, Reading, RunSpec, read_spec
+from uadctl.spec.grammar import name_from, usable_cores
+
+GOOD = """\
+[dataset]
+name = "demo"
+[model]
+name = "strict"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in ENTRIES:
+        monkeypatch.setitem(MODELS, entry.name, entry)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def read(text: str | bytes, *, env: dict[str, str] | None = None, name: str = "s.toml", **overrides) -> Reading:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_spec(name, Overrides(**overrides), env=env or {})
+
+
+def problems(text: str | bytes, **options) -> list[str]:
+    with pytest.raises(SpecError) as error:
+        read(text, **options)
+    return [problem.message for problem in error.value.problems]
+
+
+def helps(text: str, **options) -> list[str | None]:
+    with pytest.raises(SpecError) as error:
+        read(text, **options)
+    return [problem.help for problem in error.value.problems]
+
+
+# ---- what a good spec becomes
+
+
+def test_every_default_is_filled_in(tmp_path: Path) -> None:
+    spec = read(GOOD, name="specs/screw.v2.toml").spec
+    assert msgspec.to_builtins(spec) == {
+        "run": {
+            "name": "screw.v2",
+            "seed": 0,
+            "device": "auto",
+            "precision": "fp32",
+            "batch_size": 16,
+            "threads": usable_cores(),
+            "dir": str(tmp_path / "runs"),
+            "engine": "local",
+        },
+        "dataset": {
+            "name": "demo",
+            "root": None,
+            "categories": "all",
+            "split": None,
+            "layout": None,
+            "on_error": "fail",
+            "limit_train": None,
+            "limit_test": None,
+            "files": None,
+        },
+        "preprocess": {"size": 256, "resize": None, "crop": None},
+        "model": (
+            {
+                "name": "vision_strict",
+                "label": "vision_strict",
+                "params": {
+                    "ratio": 0.1,
+                    "count": 9,
+                    "kernel": (3, 3),
+                    "backend": "torch",
+                    "flag": False,
+                    "limit": 5,
+                    "pretrained": True,
+                    "contamination": 0.1,
+                },
+                "trainer": None,
+            },
+        ),
+        "calibration": {"method": "quantile", "alpha": 0.01, "holdout": None, "split": None},
+        "metrics": {"pixel": True, "fpr_limits": (0.3,)},
+    }
+
+
+def test_an_alias_of_a_data_set_becomes_its_name() -> None:
+    assert read(GOOD.replace("demo", "custom") + "[run]\n", root="data").spec.dataset.name == "folder"
+
+
+def test_the_default_name_is_the_stem_made_a_name() -> None:
+    assert read(GOOD, name="a..b.toml").spec.run.name == "a-b"
+    assert name_from("a/b\\c\n") == "a-b-c-"
+    assert name_from(".") == name_from("") == "run"
+    assert len(name_from("x" * 300)) == 64
+
+
+def test_resize_takes_the_place_of_size() -> None:
+    spec = read(GOOD + "[preprocess]\nresize = [256, 300]\ncrop = [224, 224]\n").spec
+    assert spec.preprocess.size is None
+    assert spec.preprocess.resize == (256, 300)
+    assert spec.preprocess.crop == (224, 224)
+
+
+def test_one_string_stands_for_a_list_of_one() -> None:
+    text = GOOD.replace('"demo"', '"folder"\nroot = "."\ncategories = "bolt*"\nfiles = {train = "good/*.png"}')
+    spec = read(text).spec
+    assert spec.dataset.categories == ("bolt*",)
+    assert spec.dataset.files is not None
+    assert spec.dataset.files.train == ("good/*.png",)
+
+
+def test_bom_and_crlf_are_accepted() -> None:
+    spec = read(b"\xef\xbb\xbf" + (GOOD + '[run]\nname = "x"\n').replace("\n", "\r\n").encode()).spec
+    assert spec.run.name == "x"
+    text = b"\xef\xbb\xbf" + (GOOD + "[run]\nsed = 1\n").replace("\n", "\r\n").encode()
+    assert problems(text) == ["s.toml:6: [run] sed is not a key of [run]; did you mean seed?"]
+
+
+def test_several_models_have_labels() -> None:
+    text = GOOD.replace("[model]", "[[model]]") + '[[model]]\nname = "strict"\nlabel = "b"\n[model.params]\nratio = 1\n'
+    models = read(text).spec.models
+    assert [m.label for m in models] == ["vision_strict", "b"]
+    assert [m.params["ratio"] for m in models] == [0.1, 1.0]
+
+
+# ---- paths and variables
+
+
+def test_paths_in_a_spec_are_relative_to_its_file(tmp_path: Path) -> None:
+    text = """\
+[run]
+dir = "../out"
+[dataset]
+name = "mvtec"
+root = "../data"
+[model]
+name = "strict"
+[model.params]
+weights = "w.pth"
+"""
+    spec = read(text, name="specs/a.toml").spec
+    assert spec.run.dir == str(tmp_path / "out")
+    assert spec.dataset.root == str(tmp_path / "data")
+    assert spec.models[0].params["weights"] == str(tmp_path / "specs" / "w.pth")
+
+
+def test_paths_of_options_are_relative_to_the_working_directory(tmp_path: Path) -> None:
+    spec = read(GOOD, name="specs/a.toml", root="data", run_dir="out", set=('model.params.weights="w.pth"',)).spec
+    assert spec.dataset.root == str(tmp_path / "data")
+    assert spec.run.dir == str(tmp_path / "out")
+    assert spec.models[0].params["weights"] == str(tmp_path / "w.pth")
+    assert read(GOOD, name="specs/a.toml", set=("run.dir=other",)).spec.run.dir == str(tmp_path / "other")
+    by_kwargs = read(GOOD, name="specs/a.toml", model_kwargs='{"weights": "w.pth"}').spec
+    assert by_kwargs.models[0].params["weights"] == str(tmp_path / "w.pth")
+
+
+def test_a_path_through_a_link_keeps_its_meaning(tmp_path: Path) -> None:
+    (tmp_path / "far" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "inner")
+    root = read(GOOD, root="link/../data").spec.dataset.root
+    assert root is not None
+    assert os.path.realpath(root) == str(tmp_path / "far" / "data")
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert read(GOOD.replace('"demo"', '"demo"\nroot = "~/data"')).spec.dataset.root == str(tmp_path / "me" / "data")
+
+
+def test_variables_are_expanded_in_every_string(tmp_path: Path) -> None:
+    text = '[run]\nname = "${WHO}-$${WHO}-$x"\n' + GOOD.replace('"demo"', '"demo"\nroot = "${ROOT}/b"')
+    text += '[model.params]\nlayers = ["${WHO}"]\n'
+    spec = read(text, env={"WHO": "me", "ROOT": str(tmp_path)}).spec
+    assert spec.run.name == "me-${WHO}-$x"
+    assert spec.dataset.root == str(tmp_path / "b")
+    assert spec.models[0].params["layers"] == ("me",)
+
+
+def test_an_unset_variable_is_named_at_its_line() -> None:
+    text = GOOD.replace('"demo"', '"mvtec"\nroot = "${MVTEC_ROOT}"\ncategories = ["a", "${X"]')
+    assert problems(text) == [
+        's.toml:3: [dataset] root = "${MVTEC_ROOT}": the environment variable MVTEC_ROOT is not set',
+        's.toml:4: [dataset] categories[1] = "${X": expected ${NAME}, the name of an environment variable',
+    ]
+    assert helps(text)[0] == "Set it: export MVTEC_ROOT=…, or write the value itself."
+
+
+def test_an_option_takes_the_place_of_an_unset_variable(tmp_path: Path) -> None:
+    text = GOOD.replace('"demo"', '"mvtec"\nroot = "${MVTEC_ROOT}"')
+    assert read(text, root="d").spec.dataset.root == str(tmp_path / "d")
+    assert read(text, root="${d}").spec.dataset.root == str(tmp_path / "${d}")
+
+
+# ---- problems of files
+
+
+def test_a_file_that_is_no_spec() -> None:
+    for path, message in (
+        ("none.toml", "none.toml: there is no such spec file"),
+        (".", ".: is a folder, expected a spec file"),
+    ):
+        with pytest.raises(SpecError) as error:
+            read_spec(path)
+        assert str(error.value) == message
+    assert problems(b"[run]\nname = '\xff'\n") == ["s.toml:2: not UTF-8 text (byte 0xff)"]
+    assert problems(b"#" * 1_000_001) == ["s.toml: longer than 1000000 bytes, which no spec is"]
+    assert problems("a = " + "[" * 100_000) == ["s.toml: lists or tables are nested too deeply"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[run]\nseed 3\n", "s.toml:3: not valid TOML: Expected '=' after a key in a key/value pair (column 6)"),
+        ("[run]\n\nname = 'x\n", 's.toml:4: not valid TOML: Expected "\'" (at the end of the file)'),
+        ("[run]\nname = [1,\n", "s.toml:3: not valid TOML: Unclosed array (at the end of the file)"),
+        ("[run]\nseed = 1\nseed = 2\n", "s.toml:4: not valid TOML: Cannot overwrite a value (column 9)"),
+    ],
+)
+def test_a_syntax_error_is_reported_alone_with_its_line(text: str, message: str) -> None:
+    found = problems("[datset]\n" + text)
+    assert len(found) == 1
+    # tomllib's own words differ between versions; the place does not.
+    assert found[0].split(": ")[:2] == message.split(": ")[:2]
+
+
+# ---- problems of values
+
+
+def test_every_problem_is_reported_at_its_line() -> None:
+    text = """\
+seed = 1
+[run]
+sed = 3
+device = "gpu"
+batch_size = 0
+threads = true
+name = "a/b"
+[datset]
+[dataset]
+name = "mvtek"
+categories = [
+  "bottle",  # [run]
+  "a/b",
+  3,
+]
+limit_train = 0
+on_error = "skipp"
+[preprocess]
+size = 256
+resize = [256, 256]
+crop = [1, 2, 3]
+[model]
+name = "patchcor"
+[metrics]
+fpr_limits = [0.3, 1.5]
+pixel = 1
+[calibration]
+alpha = 1
+holdout = 0.2
+split = "validation"
+"""
+    name = "expected a name of 1 to 64 characters without /, \\, .. or control characters"
+    folder = "expected the name of a folder, or a glob, without /, \\, .. or control characters"
+    assert problems(text) == [
+        "s.toml:1: seed is in no table; did you mean [run] seed?",
+        "s.toml:3: [run] sed is not a key of [run]; did you mean seed?",
+        's.toml:4: [run] device = "gpu": expected "auto", "cpu", "cuda", "cuda:N" or "mps"',
+        "s.toml:5: [run] batch_size = 0: expected an integer >= 1",
+        "s.toml:6: [run] threads = true: expected an integer >= 1, found true or false",
+        f's.toml:7: [run] name = "a/b": {name}',
+        "s.toml:8: [datset] is not a table of a spec; did you mean dataset?",
+        's.toml:10: [dataset] name = "mvtek": no such data set; did you mean mvtec? '
+        "Choose from: demo, folder (also custom), mvtec",
+        f's.toml:13: [dataset] categories[1] = "a/b": {folder}',
+        f"s.toml:14: [dataset] categories[2] = 3: {folder}, found an integer",
+        "s.toml:16: [dataset] limit_train = 0: expected an integer >= 1",
+        's.toml:17: [dataset] on_error = "skipp": expected one of "fail", "skip"; did you mean "skip"?',
+        "s.toml:20: [preprocess] resize = [256, 256]: only one of resize and size can be given",
+        "s.toml:21: [preprocess] crop = [1, 2, 3]: expected a list of 2 integers >= 1, found 3",
+        's.toml:23: [model] name = "patchcor": no such model; did you mean vision_patchcore? See: uadctl models list',
+        "s.toml:25: [metrics] fpr_limits[1] = 1.5: expected a number > 0 and <= 1",
+        "s.toml:26: [metrics] pixel = 1: expected true or false, found an integer",
+        "s.toml:28: [calibration] alpha = 1: expected a number > 0 and < 1",
+        's.toml:29: [calibration] holdout = 0.2: contradicts split = "validation"',
+    ]
+
+
+def test_parameters_are_checked_at_their_lines() -> None:
+    text = (
+        GOOD
+        + """\
+ratio = 0.2
+[model.params]
+ration = 0.1
+layers = ["a", 3]
+backend = "torhc"
+count = nan
+embedder = "x"
+checkpoint_path = "m"
+weights = 1979-05-27
+[model.trainer]
+"""
+    )
+    assert problems(text) == [
+        "s.toml:5: [model] ratio is not a key of [model]; did you mean [model.params] ratio?",
+        "s.toml:7: [model.params] ration is not a parameter of vision_strict; did you mean ratio?",
+        "s.toml:8: [model.params] layers[1] = 3: expected a string, found an integer",
+        's.toml:9: [model.params] backend = "torhc": expected one of "numpy", "torch"; did you mean "torch"?',
+        "s.toml:10: [model.params] count = nan: expected a finite number",
+        's.toml:11: [model.params] embedder = "x": embedder is a Python object, which only create_model can be given',
+        "s.toml:13: [model.params] weights = 1979-05-27: expected true or false, a number, a string, a list or a "
+        "table, found a date or time",
+        "s.toml:14: [model.trainer] has no effect: vision_strict is not trained by uadctl",
+    ]
+    assert helps(text)[1] == (
+        "vision_strict takes: backend, contamination, count, device, flag, kernel, layers, limit, pretrained, ratio, "
+        "weights"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ["s.toml: [dataset] is missing", "s.toml: [model] is missing"]),
+        ("model = []\n[dataset]\nname = 'demo'\n", ["s.toml: [model] is missing"]),
+        (
+            "model = 3\ndataset = [1]\n[[run]]\n",
+            [
+                "s.toml:1: model = 3: expected a table [model], found an integer",
+                "s.toml:2: dataset = [1]: expected a table [dataset], found a list",
+                "s.toml:3: run = [{}]: expected a table [run], found a list",
+            ],
+        ),
+        (
+            "model = [3]\n[dataset]\nname='demo'",
+            ["s.toml:1: model[0] = 3: expected a table [[model]], found an integer"],
+        ),
+        (GOOD.replace("demo", "mvtec"), ["s.toml:1: [dataset] root is missing: mvtec needs the folder it lies in"]),
+        (
+            "[dataset]\n[model]\n",
+            [
+                "s.toml:1: [dataset] name is missing: kind of data set. See: uadctl datasets list",
+                "s.toml:2: [model] name is missing: name or alias of the model. See: uadctl models list",
+            ],
+        ),
+        (
+            GOOD + '[model.params]\nweights = ""\n',
+            ['s.toml:6: [model.params] weights = "": expected a path'],
+        ),
+        (
+            GOOD + '[model.params]\nweights = "a\\u0000"\n',
+            ['s.toml:6: [model.params] weights = "a\\x00": expected a path'],
+        ),
+        (GOOD + "params = 3\n", ["s.toml:5: [model] params = 3: expected a table, found an integer"]),
+        (
+            GOOD.replace('"demo"', '"demo"\nfiles = 3'),
+            ["s.toml:3: [dataset] files = 3: expected a table, found an integer"],
+        ),
+        (
+            GOOD.replace('"demo"', '"folder"\nroot = "."\nfiles = {trian = 3}'),
+            [
+                "s.toml:4: [dataset.files] trian is not a key of [dataset.files]; did you mean train?",
+            ],
+        ),
+        (
+            GOOD.replace('"demo"', '"demo"\nfiles = {}'),
+            ["s.toml:3: [dataset] files: demo finds its files by its layout"],
+        ),
+        (
+            GOOD.replace('"demo"', '"demo"\nsplit = "x"'),
+            ['s.toml:3: [dataset] split = "x": demo has no such split, expected "test"'],
+        ),
+        (
+            GOOD.replace('"demo"', '"demo"\nlayout = "x"'),
+            ['s.toml:3: [dataset] layout = "x": demo has only one layout'],
+        ),
+        (
+            GOOD + "[metrics]\nfpr_limits = []\n",
+            ["s.toml:6: [metrics] fpr_limits = []: expected a list of numbers > 0 and <= 1 that is not empty"],
+        ),
+        (
+            GOOD + "[metrics]\nfpr_limits = [0.3, 0.3]\n",
+            ["s.toml:6: [metrics] fpr_limits = [0.3, 0.3]: 0.3 is given twice"],
+        ),
+        (
+            GOOD + "[preprocess]\nresize = [8, 8]\ncrop = [8, 9]\n",
+            ["s.toml:7: [preprocess] crop = [8, 9]: larger than resize = [8, 8] (height, width)"],
+        ),
+        (
+            GOOD.replace('"demo"', '"folder"\nroot = "."\n[dataset.files]\nmask = "m/{x}.png"'),
+            [
+                's.toml:5: [dataset.files] mask = "m/{x}.png": there is no placeholder {x}',
+            ],
+        ),
+        (
+            GOOD.replace('"demo"', '"folder"\nroot = "."\n[dataset.files]\nmask = "m.png"'),
+            [
+                's.toml:5: [dataset.files] mask = "m.png": every image would have the same mask, '
+                "expected {stem} or {name} in it",
+            ],
+        ),
+        (
+            GOOD.replace("strict", "vision_checkpoint"),
+            [
+                "s.toml:3: [model] vision_checkpoint needs a checkpoint and none is given. Give "
+                "--checkpoint-path FILE, or model.params.checkpoint_path (in --model-kwargs: checkpoint_path)",
+            ],
+        ),
+        (
+            GOOD + '[model.params]\ncheckpoint_path = "m"\n',
+            [
+                "s.toml:6: [model.params] vision_strict takes no checkpoint: checkpoint_path would have no effect",
+            ],
+        ),
+        (
+            GOOD.replace("strict", "vision_needy"),
+            ["s.toml:3: [model.params] kind is missing: vision_needy has no default for it"],
+        ),
+        (
+            GOOD.replace("[model]", "[[model]]") + "[[model]]\nname = 'strict'\n",
+            [
+                's.toml:6: [model] name = "strict": a second model with the label vision_strict',
+            ],
+        ),
+        (
+            GOOD.replace("[model]", "[[model]]") + "[[model]]\nname = 'strict'\nlabel = 'Vision_strict'\n",
+            [
+                's.toml:7: [model] label = "Vision_strict": a second model with the label Vision_strict',
+            ],
+        ),
+        (
+            GOOD + "['a b\\u001b']\n[\"\\u001b[31m\"]\n",
+            [
+                's.toml:5: ["a b\\\\u001b"] is not a table of a spec',
+                's.toml:6: ["\\x1b[31m"] is not a table of a spec',
+            ],
+        ),
+        (
+            GOOD + '[model.params]\nratio = "' + "x" * 500 + '"\n',
+            [
+                's.toml:6: [model.params] ratio = "' + "x" * 70 + "…: expected a number, found a string",
+            ],
+        ),
+    ],
+)
+def test_one_problem_one_message(text: str, expected: list[str]) -> None:
+    assert problems(text) == expected
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\\\b", "x..y", "a\\nb", "a\\u0000", "\\u202ex", "x" * 65])
+def test_names_that_could_leave_a_folder_are_refused(name: str) -> None:
+    for text in (f'[run]\nname = "{name}"\n' + GOOD, GOOD + f'label = "{name}"\n'):
+        found = problems(text)
+        assert len(found) == 1
+        assert found[0].endswith(": expected a name of 1 to 64 characters without /, \\, .. or control characters")
+
+
+def test_a_trainable_model_takes_a_trainer_in_place_of_a_checkpoint() -> None:
+    text = GOOD.replace("strict", "vision_trainable") + "[model.trainer]\nepochs = 3\n"
+    assert read(text).spec.models[0].trainer == {"epochs": 3}
+    assert problems(text + '[model.params]\ncheckpoint_path = "m"\n') == [
+        's.toml:5: [model.trainer] vision_trainable is given both a checkpoint ("m") and [model.trainer]'
+    ]
+
+
+def test_a_wrapped_model_takes_anything_toml_has() -> None:
+    text = GOOD.replace("strict", "vision_wrapped") + "[model.params]\nx = {a = [1, 2.5]}\n"
+    assert read(text).spec.models[0].params == {"n_jobs": 1, "x": {"a": [1, 2.5]}}
+    assert problems(text + "y = [{a = inf}]\n") == ["s.toml:7: [model.params.y] a = inf: expected a finite number"]
+
+
+# ---- options
+
+
+def test_options_override_the_file() -> None:
+    reading = read(
+        GOOD + "[run]\nseed = 1\n[metrics]\npixel = true\n[model.params]\nratio = 0.2\n",
+        dataset="mvtec",
+        root="r",
+        categories=("a", "b*"),
+        split="test",
+        pixel=False,
+        device="cuda:1",
+        seed=7,
+        limit_train=3,
+        limit_test=4,
+        model_kwargs='{"count": 2}',
+        set=("run.batch_size=2", 'model.params.layers=["x"]', "run.name=bare words", "metrics.fpr_limits=[0.05]"),
+    )
+    spec = reading.spec
+    assert (spec.dataset.name, spec.dataset.categories, spec.dataset.split) == ("mvtec", ("a", "b*"), "test")
+    assert (spec.dataset.limit_train, spec.dataset.limit_test) == (3, 4)
+    assert (spec.run.device, spec.run.seed, spec.run.batch_size, spec.run.name) == ("cuda:1", 7, 2, "bare words")
+    assert spec.metrics.pixel is False
+    assert spec.metrics.fpr_limits == (0.05,)
+    params = spec.models[0].params
+    assert (params["ratio"], params["count"], params["layers"]) == (0.2, 2, ("x",))
+    assert reading.notes == ()
+
+
+def test_a_spec_from_options_alone(tmp_path: Path) -> None:
+    spec = read_spec(None, Overrides(dataset="mvtec", root="r", categories=("bottle",), model="strict"), env={}).spec
+    assert (spec.run.name, spec.dataset.root, spec.dataset.categories) == ("mvtec", str(tmp_path / "r"), ("bottle",))
+    assert spec.models[0].name == "vision_strict"
+    assert spec.run.dir == str(tmp_path / "runs")
+    with pytest.raises(SpecError) as error:
+        read_spec(None, env={})
+    assert [(p.message, p.help) for p in error.value.problems] == [
+        ("[dataset] is missing", 'Say which images: [dataset] with name = "NAME", or --dataset NAME --root FOLDER.'),
+        (
+            "[model] is missing",
+            'Say which detector: [model] with name = "NAME", or --model NAME. See: uadctl models list',
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"set": ("run.seed=x",)}, "--set run.seed=x: expected an integer >= 0 and <= 4294967295, found a string"),
+        ({"set": ("run.sed=1",)}, "--set run.sed=1: sed is not a key of [run]; did you mean seed?"),
+        ({"set": ("runn.seed=1",)}, "--set runn.seed=1: [runn] is not a table of a spec; did you mean run?"),
+        ({"set": ("run=1",)}, "--set run=1: run is a table"),
+        ({"set": ("model=1",)}, "--set model=1: model is a table"),
+        ({"set": ("seed=1",)}, "--set seed=1: seed is in no table; did you mean [run] seed?"),
+        ({"set": ("run.seed",)}, "--set run.seed: expected KEY=VALUE"),
+        ({"set": ("run.seed.x=1",)}, "--set run.seed.x=1: expected an integer >= 0 and <= 4294967295, found a table"),
+        ({"set": ("model.params.ratio=x",)}, "--set model.params.ratio=x: expected a number, found a string"),
+        (
+            {"set": ("model.params.ration=1",)},
+            "--set model.params.ration=1: ration is not a parameter of vision_strict; did you mean ratio?",
+        ),
+        (
+            {"set": ("dataset.files={train=3}",)},
+            "--set dataset.files={train=3}: train = 3: expected a list of strings, found an integer",
+        ),
+        ({"set": ("dataset.root=${NO}",)}, "--set dataset.root=${NO}: the environment variable NO is not set"),
+        (
+            {"set": ("run.name=1 \x1b[31m/",)},
+            "--set run.name=1 \\x1b[31m/: expected a name of 1 to 64 characters without /, \\, .. or control "
+            "characters",
+        ),
+        (
+            {"dataset": "mvtek"},
+            "--dataset mvtek: no such data set; did you mean mvtec? Choose from: demo, folder (also custom), mvtec",
+        ),
+        ({"model": "stritc"}, "--model stritc: no such model; did you mean vision_strict? See: uadctl models list"),
+        ({"seed": -1}, "--seed -1: expected an integer >= 0 and <= 4294967295"),
+        ({"limit_test": 0}, "--limit-test 0: expected an integer >= 1"),
+        ({"device": "gpu"}, '--device gpu: expected "auto", "cpu", "cuda", "cuda:N" or "mps"'),
+        ({"split": "x"}, '--split x: demo has no such split, expected "test"'),
+        ({"root": ""}, "--root : expected a path"),
+        ({"root": "\udcff"}, "--root \\udcff: is not Unicode text, which a spec is"),
+        (
+            {"categories": ("a", "../b")},
+            "--category ../b: expected the name of a folder, or a glob, without /, \\, .. or control characters",
+        ),
+        (
+            {"model_kwargs": '{"ration": 1}'},
+            "--model-kwargs: ration is not a parameter of vision_strict; did you mean ratio?",
+        ),
+        (
+            {"model_kwargs": '{"layers": ["a", 3]}'},
+            "--model-kwargs: layers[1] = 3: expected a string, found an integer",
+        ),
+        ({"model_kwargs": "[1]"}, "--model-kwargs: expected a JSON object, found a list: [1]"),
+        ({"model_kwargs": '{"limit": null}'}, "--model-kwargs: limit = null: a spec cannot say null"),
+        (
+            {"checkpoint_path": "m.ckpt"},
+            "--checkpoint-path m.ckpt: vision_strict takes no checkpoint: checkpoint_path would have no effect",
+        ),
+        ({"seed": 1, "set": ("run.seed=2",)}, "--set run.seed=2: contradicts --seed 1"),
+        (
+            {"pretrained": True, "set": ("model.params.pretrained=false",)},
+            "--pretrained: contradicts --set model.params.pretrained=false",
+        ),
+    ],
+)
+def test_a_problem_of_an_option_names_the_option(options: dict, message: str) -> None:
+    text = GOOD + "[run]\nseed = 3\n"
+    if "files" in message:
+        text = text.replace('"demo"', '"folder"\nroot = "."')
+    assert problems(text, **options) == [message]
+
+
+def test_a_null_that_is_the_default_goes_without_saying() -> None:
+    assert "layers" not in read(GOOD, model_kwargs='{"layers": null}').spec.models[0].params
+
+
+def test_the_same_option_twice_with_the_same_value_is_no_contradiction() -> None:
+    assert read(GOOD, seed=1, set=("run.seed=1",)).spec.run.seed == 1
+    assert read(GOOD, set=("run.seed=1", "run.seed=2")).spec.run.seed == 2
+
+
+def test_all_is_every_category() -> None:
+    text = GOOD.replace('"demo"', '"demo"\ncategories = ["a"]')
+    assert read(text, categories=("all",)).spec.dataset.categories == "all"
+
+
+def test_set_takes_the_place_of_what_the_file_says_instead() -> None:
+    spec = read(GOOD + "[preprocess]\nsize = 128\n", set=("preprocess.resize=[64, 64]",)).spec
+    assert (spec.preprocess.size, spec.preprocess.resize) == (None, (64, 64))
+    spec = read(GOOD + "[preprocess]\nresize = [64, 64]\n", set=("preprocess.size=32",)).spec
+    assert (spec.preprocess.size, spec.preprocess.resize) == (32, None)
+    assert problems(GOOD, set=("preprocess.resize=[64, 64]", "preprocess.size=32")) == [
+        "--set preprocess.resize=[64, 64]: only one of resize and size can be given"
+    ]
+
+
+SEVERAL = GOOD.replace("[model]", "[[model]]") + "[[model]]\nname = 'strict'\nlabel = 'b.c'\n"
+
+
+def test_with_several_models_set_needs_a_label() -> None:
+    models = read(SEVERAL, set=('model."b.c".params.ratio=0.5', "model.vision_strict.params.count=3")).spec.models
+    assert [m.params["ratio"] for m in models] == [0.1, 0.5]
+    assert [m.params["count"] for m in models] == [3, 9]
+    assert read(SEVERAL, set=("model.strict.params.count=4",)).spec.models[0].params["count"] == 4
+    assert read(GOOD, set=("model.strict.params.count=4",)).spec.models[0].params["count"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"set": ("model.params.ratio=0.5",)},
+            "--set model.params.ratio=0.5: the spec has 2 models, expected model.LABEL.params.ratio",
+        ),
+        ({"set": ("model.b.params.ratio=0.5",)}, "--set model.b.params.ratio=0.5: no model has the label b"),
+        ({"model_kwargs": '{"ratio": 0.5}'}, "--model-kwargs: the spec has 2 models, expected one"),
+        ({"checkpoint_path": "m"}, "--checkpoint-path m: the spec has 2 models, expected one"),
+    ],
+)
+def test_what_needs_one_model_says_so(options: dict, message: str) -> None:
+    assert problems(SEVERAL, **options) == [message]
+
+
+def test_model_takes_the_place_of_all_models_and_says_what_is_dropped() -> None:
+    reading = read(
+        SEVERAL + "[model.params]\nratio = 0.5\nnonsense = 1\n", model="vision_wrapped", model_kwargs='{"a": 1}'
+    )
+    assert [(m.name, m.params) for m in reading.spec.models] == [("vision_wrapped", {"n_jobs": 1, "a": 1})]
+    assert reading.notes == (
+        "--model vision_wrapped takes the place of b.c: its parameters (ratio, nonsense) are dropped",
+    )
+
+
+def test_pretrained_reaches_the_models_that_take_it() -> None:
+    text = SEVERAL + "[[model]]\nname = 'vision_wrapped'\n"
+    reading = read(text, pretrained=False)
+    assert [m.params.get("pretrained") for m in reading.spec.models] == [False, False, None]
+    assert reading.notes == ("--no-pretrained has no effect on vision_wrapped, which takes no parameter pretrained",)
+    assert (
+        read(GOOD + "[model.params]\npretrained = false\n", pretrained=True).spec.models[0].params["pretrained"] is True
+    )
+
+
+def test_a_parameter_of_one_model_beats_an_option_for_the_run() -> None:
+    reading = read(GOOD + '[model.params]\ndevice = "cuda"\n', device="cpu")
+    assert reading.spec.run.device == "cpu"
+    assert reading.spec.models[0].params["device"] == "cuda"
+    assert reading.notes == ('--device cpu does not change the parameter device = "cuda" of vision_strict',)
+
+
+def test_a_checkpoint_comes_from_either_side(tmp_path: Path) -> None:
+    text = GOOD.replace("strict", "vision_checkpoint")
+    own = text + '[model.params]\ncheckpoint_path = "../m.ckpt"\n'
+    wanted = str(tmp_path / "m.ckpt")
+    assert read(text, checkpoint_path="m.ckpt").spec.models[0].params["checkpoint_path"] == wanted
+    assert read(text, model_kwargs='{"checkpoint_path": "m.ckpt"}').spec.models[0].params["checkpoint_path"] == wanted
+    assert read(own, name="specs/s.toml").spec.models[0].params["checkpoint_path"] == wanted
+    same = read(own, name="specs/s.toml", checkpoint_path="m.ckpt").spec
+    assert same.models[0].params["checkpoint_path"] == wanted
+    assert problems(own, name="specs/s.toml", checkpoint_path="../m.ckpt") == [
+        f'--checkpoint-path {tmp_path.parent / "m.ckpt"} and the model parameter checkpoint_path = "{wanted}" conflict'
+    ]
+
+
+# ---- the grammar
+
+
+def test_every_key_has_a_meaning_in_the_schema() -> None:
+    definitions = msgspec.json.schema(RunSpec)["$defs"]
+    checked = 0
+    for name, table in definitions.items():
+        assert table["description"]
+        if name == "RunSpec":
+            continue
+        for key, facts in table["properties"].items():
+            assert facts.get("description"), f"{name}.{key} has no description"
+            checked += 1
+    assert checked >= 34
+    assert definitions["RunTable"]["properties"]["batch_size"]["minimum"] == 1
+    assert definitions["RunSpec"]["required"] == ["run", "dataset", "model"]

@@ -1,0 +1,342 @@
+"""The tables of a spec, one frozen record each: what keys there are, what they mean, what they may hold.
+
+`RunSpec` is the whole: each of its fields is a table (a tuple of records is a repeated one). Reading, writing
+and the JSON schema follow these records, so a new table is a new record and a new field here. What a type
+cannot say, `rules` and `instead` say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from msgspec import Meta, Struct, field
+
+from uadctl.spec.registry import DATASETS, find_dataset, find_model, no_such_dataset, no_such_model
+from uadctl.spec.values import shown
+
+# Nothing that could leave a folder, end a line or reorder the text of a terminal.
+_NOT_IN_NAMES: Final = r"/\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_NAME: Final = rf"^(?!\.$)(?!.*\.\.)[^{_NOT_IN_NAMES}]+$"
+_NAME_LENGTH: Final = 64
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=_NAME,
+        max_length=_NAME_LENGTH,
+        extra={"expected": f"a name of 1 to {_NAME_LENGTH} characters without /, \\, .. or control characters"},
+    ),
+]
+Category = Annotated[
+    str,
+    Meta(pattern=_NAME, extra={"expected": "the name of a folder, or a glob, without /, \\, .. or control characters"}),
+]
+Path = Annotated[str, Meta(pattern=r"^[^\x00]+$", extra={"expected": "a path", "path": True})]
+Glob = Annotated[str, Meta(pattern=r"^[^\x00]+$", extra={"expected": "a glob relative to root"})]
+PositiveInt = Annotated[int, Meta(ge=1)]
+FprLimit = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """One contradiction: the key to blame, what is wrong with its value, and the next step."""
+
+    key: str
+    fact: str
+    help: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a type cannot say of a table: `check` is called with the values of `keys` once each of them fits its
+    type, and returns what is wrong, or None."""
+
+    keys: tuple[str, ...]
+    check: Callable[..., Wrong | None]
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all tables.
+
+    rules:   see Rule.
+    instead: keys of which only one may be given; where one is, the other has no default, and one given on the
+             command line takes the place of the other in the file.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    instead: ClassVar[dict[str, str]] = {}
+
+
+def name_from(text: str) -> str:
+    """`text`, a file's stem perhaps, as a name that `[run] name` can have."""
+    cleaned = re.sub(rf"[{_NOT_IN_NAMES}]", "-", text).replace("..", "-")[:_NAME_LENGTH]
+    return cleaned if cleaned not in ("", ".") else "run"
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class RunTable(Table, frozen=True, kw_only=True):
+    """[run]: how the run is done."""
+
+    name: Annotated[Name, Meta(description="Name of the run, part of its folder's name. Default: the file's stem.")]
+    seed: Annotated[
+        int, Meta(ge=0, le=2**32 - 1, description="Seed of every random choice; the same seed gives the same numbers.")
+    ] = 0
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(auto|cpu|cuda|cuda:[0-9]+|mps)$",
+            description="Where the networks run. auto: CUDA, else MPS, else the processor.",
+            extra={"expected": '"auto", "cpu", "cuda", "cuda:N" or "mps"'},
+        ),
+    ] = "auto"
+    precision: Annotated[Literal["fp32"], Meta(description="Number format of the networks.")] = "fp32"
+    batch_size: Annotated[int, Meta(ge=1, description="Images in one pass through the network.")] = 16
+    threads: Annotated[
+        int, Meta(ge=1, description="Threads that decode and compute. Default: the cores this process may use.")
+    ] = field(default_factory=usable_cores)
+    dir: Annotated[
+        Path,
+        Meta(
+            description="Folder in which run folders are made. In a spec, relative to its file; "
+            "the default is relative to the working directory."
+        ),
+    ] = "runs"
+    engine: Annotated[Literal["local"], Meta(description="Where the units of work run.")] = "local"
+
+
+def _known_placeholders(mask: str | None) -> Wrong | None:
+    if mask is None:
+        return None
+    known = ("stem", "name", "parent")
+    unknown = [p for p in re.findall(r"\{([^{}]*)\}", mask) if p not in known]
+    takes = "A mask pattern takes {stem} (the image's name without suffix), {name} (with it) and {parent} (its folder)."
+    if unknown:
+        return Wrong("mask", f"there is no placeholder {{{unknown[0]}}}", takes)
+    if "{stem}" not in mask and "{name}" not in mask:
+        return Wrong("mask", "every image would have the same mask, expected {stem} or {name} in it", takes)
+    return None
+
+
+class FilesTable(Table, frozen=True, kw_only=True):
+    """[dataset.files]: which files of the data set `folder` are which."""
+
+    train: Annotated[
+        tuple[Glob, ...] | None,
+        Meta(description="Globs, relative to root, of the good images to learn from.", extra={"single": True}),
+    ] = None
+    validation: Annotated[
+        tuple[Glob, ...] | None,
+        Meta(description="Globs of good images kept for the threshold.", extra={"single": True}),
+    ] = None
+    normal: Annotated[
+        tuple[Glob, ...] | None, Meta(description="Globs of the good test images.", extra={"single": True})
+    ] = None
+    anomaly: Annotated[
+        tuple[Glob, ...] | None, Meta(description="Globs of the bad test images.", extra={"single": True})
+    ] = None
+    mask: Annotated[
+        str | None,
+        Meta(
+            description="Where the mask of a bad image is, relative to root: a pattern with {stem}, {name}, {parent}."
+        ),
+    ] = None
+
+    rules = (Rule(("mask",), _known_placeholders),)
+
+
+def _known_dataset(name: str) -> Wrong | None:
+    return None if find_dataset(name) else Wrong("name", no_such_dataset(name))
+
+
+def _has_root(name: str, root: str | None) -> Wrong | None:
+    entry = find_dataset(name)
+    if entry is None or root is not None or not entry.needs_root:
+        return None
+    return Wrong("root", f"is missing: {name} needs the folder it lies in", 'Give root = "FOLDER", or --root FOLDER.')
+
+
+def _known_split(name: str, split: str | None) -> Wrong | None:
+    entry = find_dataset(name)
+    if entry is None or split is None or split in entry.splits:
+        return None
+    return Wrong("split", f"{entry.name} has no such split, expected {' or '.join(map(shown, entry.splits))}")
+
+
+def _known_layout(name: str, layout: str | None) -> Wrong | None:
+    entry = find_dataset(name)
+    if entry is None or layout is None or layout in entry.layouts:
+        return None
+    if not entry.layouts:
+        return Wrong("layout", f"{entry.name} has only one layout", f"Leave layout out. {entry.name}: {entry.layout}")
+    return Wrong("layout", f"{entry.name} has no such layout, expected {' or '.join(map(shown, entry.layouts))}")
+
+
+def _takes_files(name: str, files: FilesTable | None) -> Wrong | None:
+    entry = find_dataset(name)
+    if entry is None or files is None or entry.takes_files:
+        return None
+    takers = ", ".join(sorted(e.name for e in DATASETS.values() if e.takes_files))
+    return Wrong("files", f"{entry.name} finds its files by its layout", f"[dataset.files] is for: {takers}")
+
+
+class DatasetTable(Table, frozen=True, kw_only=True):
+    """[dataset]: which images."""
+
+    name: Annotated[str, Meta(description="Kind of data set. See: uadctl datasets list")]
+    root: Annotated[Path | None, Meta(description="Folder of the data set, relative to the spec file.")] = None
+    categories: Annotated[
+        Literal["all"] | Annotated[tuple[Category, ...], Meta(min_length=1)],
+        Meta(
+            description='"all" (those found), or a list of names and globs.',
+            extra={"single": True, "expected": '"all", or a list of names and globs that is not empty'},
+        ),
+    ] = "all"
+    split: Annotated[str | None, Meta(description="Which test images, where the data set has several sets.")] = None
+    layout: Annotated[str | None, Meta(description="Layout of the folders. Default: the one found.")] = None
+    on_error: Annotated[
+        Literal["fail", "skip"],
+        Meta(description="What an image that cannot be read does: ends its unit of work, or is left out and counted."),
+    ] = "fail"
+    limit_train: Annotated[
+        PositiveInt | None, Meta(description="At most so many training images a category; absent: all.")
+    ] = None
+    limit_test: Annotated[
+        PositiveInt | None, Meta(description="At most so many test images a category; absent: all.")
+    ] = None
+    files: Annotated[FilesTable | None, Meta(description="Which files are which, for the data set folder.")] = None
+
+    rules = (
+        Rule(("name",), _known_dataset),
+        Rule(("name", "root"), _has_root),
+        Rule(("name", "split"), _known_split),
+        Rule(("name", "layout"), _known_layout),
+        Rule(("name", "files"), _takes_files),
+    )
+
+
+def _crop_fits(resize: tuple[int, int] | None, crop: tuple[int, int] | None) -> Wrong | None:
+    if resize is None or crop is None or (crop[0] <= resize[0] and crop[1] <= resize[1]):
+        return None
+    return Wrong("crop", f"larger than resize = {shown(resize)} (height, width)")
+
+
+class PreprocessTable(Table, frozen=True, kw_only=True):
+    """[preprocess]: from a file's pixels to the network's."""
+
+    size: Annotated[
+        PositiveInt | None,
+        Meta(
+            description="The aspect ratio is kept; the sides get the area of a square of this side, in pixels, "
+            "rounded to the stride of the backbone. Absent where resize is given."
+        ),
+    ] = 256
+    resize: Annotated[
+        tuple[PositiveInt, PositiveInt] | None,
+        Meta(description="Exactly this height and width in pixels, instead of size."),
+    ] = None
+    crop: Annotated[
+        tuple[PositiveInt, PositiveInt] | None,
+        Meta(description="Height and width in pixels of the centre that is kept after size or resize."),
+    ] = None
+
+    rules = (Rule(("resize", "crop"), _crop_fits),)
+    instead = {"size": "resize", "resize": "size"}
+
+
+def _known_model(name: str) -> Wrong | None:
+    return None if find_model(name) else Wrong("name", no_such_model(name))
+
+
+class ModelTable(Table, frozen=True, kw_only=True):
+    """[model], or several [[model]]: which detector."""
+
+    name: Annotated[str, Meta(description="Name or alias of the model. See: uadctl models list")]
+    label: Annotated[Name, Meta(description="Name of its results, unique in the spec. Default: the full model name.")]
+    params: Annotated[
+        dict[str, Any], Meta(description="Parameters of the model's constructor. See: uadctl models list")
+    ] = field(default_factory=dict)
+    trainer: Annotated[
+        dict[str, Any] | None, Meta(description="How the model is trained, for those that uadctl trains.")
+    ] = None
+
+    rules = (Rule(("name",), _known_model),)
+
+
+def _one_source(holdout: float | None, split: str | None) -> Wrong | None:
+    if holdout is None or split is None:
+        return None
+    return Wrong("holdout", f"contradicts split = {shown(split)}", "Give one of holdout and split.")
+
+
+class CalibrationTable(Table, frozen=True, kw_only=True):
+    """[calibration]: where the threshold comes from; only ever from good images."""
+
+    method: Annotated[
+        Literal["quantile"], Meta(description="The threshold is the (1 - alpha) quantile of normal scores.")
+    ] = "quantile"
+    alpha: Annotated[float, Meta(gt=0.0, lt=1.0, description="Share of good images that may be called anomalous.")] = (
+        0.01
+    )
+    holdout: Annotated[
+        Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
+        Meta(
+            description="Share of the training images kept out of the model for the threshold. Absent: the data set's "
+            "validation images, else leave-one-out scores where the model has them."
+        ),
+    ] = None
+    split: Annotated[
+        Literal["validation"] | None, Meta(description="Take the data set's own validation images and nothing else.")
+    ] = None
+
+    rules = (Rule(("holdout", "split"), _one_source),)
+
+
+def _each_once(fpr_limits: tuple[float, ...]) -> Wrong | None:
+    twice = sorted({limit for limit in fpr_limits if fpr_limits.count(limit) > 1})
+    return Wrong("fpr_limits", f"{twice[0]} is given twice") if twice else None
+
+
+class MetricsTable(Table, frozen=True, kw_only=True):
+    """[metrics]: what is computed."""
+
+    pixel: Annotated[
+        bool, Meta(description="Compare the maps with the masks, where there are masks. false: image metrics only.")
+    ] = True
+    fpr_limits: Annotated[
+        tuple[FprLimit, ...],
+        Meta(min_length=1, description="False positive rates up to which AUPRO is integrated; 0.3 gives aupro_30."),
+    ] = (0.3,)
+
+    rules = (Rule(("fpr_limits",), _each_once),)
+
+
+class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run is. `read_spec` makes it with every default filled in and every path absolute."""
+
+    run: RunTable
+    dataset: Annotated[
+        DatasetTable,
+        Meta(extra={"missing": 'Say which images: [dataset] with name = "NAME", or --dataset NAME --root FOLDER.'}),
+    ]
+    preprocess: PreprocessTable = field(default_factory=PreprocessTable)
+    models: Annotated[
+        tuple[ModelTable, ...],
+        Meta(
+            min_length=1,
+            extra={
+                "missing": 'Say which detector: [model] with name = "NAME", or --model NAME. See: uadctl models list'
+            },
+        ),
+    ] = field(name="model")
+    calibration: CalibrationTable = field(default_factory=CalibrationTable)
+    metrics: MetricsTable = field(default_factory=MetricsTable)

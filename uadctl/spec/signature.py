@@ -1,0 +1,409 @@
+"""A model's constructor is the schema of its parameters.
+
+What `[model.params]` and `--model-kwargs` may hold is read from the signature, without building the model:
+names, TOML types and defaults. Values that a user gives win; automatic ones (device, seed, ...) are passed
+only where the constructor takes them and the user gave none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec.inspect
+
+from uadctl.errors import ParamError, Problem, SpecError
+from uadctl.spec.registry import ModelEntry, load_target, resolve_model
+from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, shown, take
+
+if TYPE_CHECKING:
+    from uadctl.spec.grammar import ModelTable, RunTable
+
+AUTO_PARAMS: Final = ("batch_size", "device", "seed")
+"""Parameters that the run gives to every model that takes them. A filled spec holds them in [run] only, so
+that --device and --seed still mean something when it is run again."""
+
+CHECKPOINT: Final = "checkpoint_path"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamInfo:
+    """One parameter of a model.
+
+    type:     its annotation as written: "float", "tuple[str, ...] | None".
+    default:  its default; None also where it has none (`required` tells the two apart).
+    choices:  the values a Literal allows, else empty.
+    doc:      what the docstring of the class says of it, or "".
+    settable: a spec can give it; False for Python objects that are handed in.
+    """
+
+    name: str
+    type: str
+    default: object
+    required: bool
+    choices: tuple[str | int, ...]
+    doc: str
+    settable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamProblem:
+    """What is wrong with one parameter: `unknown` names are not taken, others have a wrong value."""
+
+    key: Key
+    fact: str
+    unknown: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Constructor:
+    target: Any
+    params: Mapping[str, inspect.Parameter]
+    takes_any: bool
+
+
+def _constructor(entry: ModelEntry) -> _Constructor:
+    target = load_target(entry.target)
+    every = inspect.signature(target).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return _Constructor(
+        target,
+        {name: p for name, p in every.items() if p.kind in named},
+        any(p.kind is inspect.Parameter.VAR_KEYWORD for p in every.values()),
+    )
+
+
+def _type_of(constructor: _Constructor, name: str) -> msgspec.inspect.Type:
+    """The type of one parameter. Each is evaluated alone: those of injected objects may not be importable here."""
+    annotation = constructor.params[name].annotation
+    if annotation is inspect.Parameter.empty:
+        return msgspec.inspect.AnyType()
+    target = constructor.target
+    function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
+    hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)
+    return msgspec.inspect.type_info(hints[name])
+
+
+def _without_none(wanted: msgspec.inspect.Type) -> Sequence[msgspec.inspect.Type]:
+    options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
+    return [o for o in options if not isinstance(o, msgspec.inspect.NoneType)]
+
+
+def _documented(target: object) -> dict[str, str]:
+    """The "name: meaning" lines of a docstring, with their continuation lines joined."""
+    texts: dict[str, str] = {}
+    current: str | None = None
+    for line in (inspect.getdoc(target) or "").splitlines():
+        start = re.match(r"\s{0,4}(\w+(?:, \w+)*):\s+(\S.*)", line)
+        if start:
+            current = start[1]
+            texts[current] = start[2].strip()
+        elif current and line.startswith("  ") and line.strip():
+            texts[current] += f" {line.strip()}"
+        else:
+            current = None
+    return {name: text for names, text in texts.items() for name in names.split(", ")}
+
+
+def list_params(name: str) -> list[ParamInfo]:
+    """The parameters of a model, in the order of its constructor. Raises SpecError if there is no such model."""
+    entry = resolve_model(name)
+    constructor = _constructor(entry)
+    docs = _documented(constructor.target)
+    infos = []
+    for param in constructor.params.values():
+        settable = param.name not in entry.not_settable
+        choices: tuple[str | int, ...] = ()
+        if settable:
+            for option in _without_none(_type_of(constructor, param.name)):
+                if isinstance(option, msgspec.inspect.LiteralType):
+                    choices = tuple(v for v in option.values if isinstance(v, str | int))
+        required = param.default is inspect.Parameter.empty
+        infos.append(
+            ParamInfo(
+                name=param.name,
+                type="" if param.annotation is inspect.Parameter.empty else _annotation_text(param.annotation),
+                default=None if required else param.default,
+                required=required,
+                choices=choices,
+                doc=docs.get(param.name, ""),
+                settable=settable,
+            )
+        )
+    return infos
+
+
+def _annotation_text(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def get_model_signature_info(name: str) -> tuple[frozenset[str], bool]:
+    """(the names of the constructor's parameters, whether it takes any others by **kwargs).
+
+    Reads the signature: builds no model and imports no backend. Raises SpecError if there is no such model.
+    """
+    constructor = _constructor(resolve_model(name))
+    return frozenset(constructor.params), constructor.takes_any
+
+
+def settable_params(name: str) -> list[str]:
+    """The names of the parameters that a spec can give, sorted."""
+    entry = resolve_model(name)
+    return sorted(set(_constructor(entry).params) - set(entry.not_settable))
+
+
+def parse_model_kwargs(text: str | None) -> dict[str, Any]:
+    """The parameters given by --model-kwargs: a JSON object, read strictly. None gives none.
+
+    Raises SpecError if it is no JSON (nan, infinite numbers and a name given twice are none), and, with
+    another message, if it is JSON but no object.
+    """
+    if text is None:
+        return {}
+    example = """Example: --model-kwargs '{"coreset_ratio": 0.1}' (the single quotes keep the shell from reading it)"""
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_name_twice)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SpecError(f"--model-kwargs is not valid JSON: {why}", help=example) from error
+    if not isinstance(value, dict):
+        raise SpecError(f"--model-kwargs: expected a JSON object, found {kind(value)}: {shown(value)}", help=example)
+    return value
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return number
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{shown(name)} is given twice")
+        found[name] = value
+    return found
+
+
+def merge_checkpoint_path(kwargs: Mapping[str, Any], *, checkpoint_path: str | None) -> dict[str, Any]:
+    """The parameters with --checkpoint-path among them, as `checkpoint_path`; `kwargs` itself is left as it is.
+
+    Raises SpecError if the parameters already name another file.
+    """
+    merged = dict(kwargs)
+    if checkpoint_path is None:
+        return merged
+    given = merged.get(CHECKPOINT)
+    if given is not None and given != checkpoint_path:
+        raise SpecError(
+            f"--checkpoint-path {checkpoint_path} and the model parameter {CHECKPOINT} = {shown(given)} conflict",
+            help="Give the checkpoint once.",
+        )
+    merged[CHECKPOINT] = checkpoint_path
+    return merged
+
+
+def check_checkpoint(name: str, kwargs: Mapping[str, Any], *, has_trainer: bool) -> None:
+    """Hold the parameters against what the model needs: a trained file, a trainer, or neither.
+
+    kwargs: the parameters after `merge_checkpoint_path`.
+    has_trainer: the spec has [model.trainer].
+
+    Raises SpecError if a needed checkpoint is missing, if one is given to a model that takes none, if both a
+    checkpoint and a trainer are given, or a trainer to a model that uadctl does not train.
+    """
+    entry = resolve_model(name)
+    given = kwargs.get(CHECKPOINT) not in (None, "")
+    if has_trainer and not entry.trainable:
+        raise SpecError(f"[model.trainer] has no effect: {entry.name} is not trained by uadctl", help="Remove it.")
+    if given and has_trainer:
+        raise SpecError(
+            f"{entry.name} is given both a checkpoint ({shown(kwargs[CHECKPOINT])}) and [model.trainer]",
+            help="Give the checkpoint to use a trained model, or [model.trainer] to train one.",
+        )
+    if given:
+        accepted, takes_any = get_model_signature_info(name)
+        if CHECKPOINT not in accepted and not takes_any:
+            raise SpecError(f"{entry.name} takes no checkpoint: {CHECKPOINT} would have no effect")
+        return
+    if entry.requires_checkpoint and not (entry.trainable and has_trainer):
+        ways = ["--checkpoint-path FILE", f"model.params.{CHECKPOINT} (in --model-kwargs: {CHECKPOINT})"]
+        if entry.trainable:
+            ways.append("[model.trainer] to train it")
+        raise SpecError(f"{entry.name} needs a checkpoint and none is given. Give {', or '.join(ways)}")
+
+
+def check_params(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[ParamProblem]]:
+    """What a spec gives a model, held against its constructor.
+
+    Returns the parameters that fit, converted to the constructor's types (lists to tuples, integers to floats
+    where it takes those), and everything that is wrong with the others. Ranges are the constructor's own matter.
+    """
+    return _check(resolve_model(name), params, objects=False)
+
+
+def _check(entry: ModelEntry, params: Mapping[str, Any], *, objects: bool) -> tuple[dict[str, Any], list[ParamProblem]]:
+    constructor = _constructor(entry)
+    fitting: dict[str, Any] = {}
+    problems: list[ParamProblem] = []
+
+    def report(key: Key, fact: str) -> None:
+        problems.append(ParamProblem(key=key, fact=fact, unknown=False))
+
+    settable = [p for p in constructor.params if p not in entry.not_settable]
+    for key, value in params.items():
+        if key in entry.not_settable:
+            if objects:
+                fitting[key] = value
+            else:
+                report((key,), f"{key} is a Python object, which only create_model can be given")
+            continue
+        if key in constructor.params:
+            taken = take(value, _type_of(constructor, key), (key,), report)
+        elif constructor.takes_any:
+            taken = value if objects else take(value, msgspec.inspect.AnyType(), (key,), report)
+        else:
+            problems.append(ParamProblem(key=(key,), fact=did_you_mean(key, settable), unknown=True))
+            continue
+        if taken is not BAD:
+            fitting[key] = taken
+    return fitting, problems
+
+
+def missing_params(name: str, params: Mapping[str, Any]) -> list[str]:
+    """The parameters without a default that are not given; a checkpoint is `check_checkpoint`'s matter."""
+    entry = resolve_model(name)
+    return [
+        p.name
+        for p in _constructor(entry).params.values()
+        if p.default is inspect.Parameter.empty and p.name not in params and p.name != CHECKPOINT
+    ]
+
+
+def _raise(entry: ModelEntry, problems: Sequence[ParamProblem]) -> None:
+    if not problems:
+        return
+    said: list[Problem] = []
+    unknown = [p for p in problems if p.unknown]
+    if unknown:
+        names = [key_text(str(p.key[0])) + (f" ({p.fact.removeprefix('; ')})" if p.fact else "") for p in unknown]
+        said.append(
+            Problem(
+                f"{entry.name} does not accept {', '.join(names)}. It takes: {', '.join(settable_params(entry.name))}"
+            )
+        )
+    said.extend(Problem(f"{entry.name}: {_subject(p.key)}: {p.fact}") for p in problems if not p.unknown)
+    raise ParamError(said)
+
+
+def _subject(key: Key) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+
+
+def validate_user_model_kwargs(name: str, user_kwargs: Mapping[str, Any]) -> None:
+    """Refuse parameters that the model does not take or not with that type.
+
+    Raises ParamError (a SpecError and a TypeError) naming all of them, the nearest names and what is taken.
+    A constructor with **kwargs takes every name.
+    """
+    entry = resolve_model(name)
+    _raise(entry, _check(entry, user_kwargs, objects=False)[1])
+
+
+def build_model_kwargs(name: str, *, user_kwargs: Mapping[str, Any], auto_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the constructor is called with: the user's parameters, and the automatic ones that it takes besides.
+
+    A user's value always wins. Automatic parameters that the constructor does not take are left out; a user's
+    are never. Raises ParamError as `validate_user_model_kwargs` does, and if a parameter without default is missing.
+    """
+    return _build(resolve_model(name), user_kwargs, auto_kwargs, objects=False)
+
+
+def _build(
+    entry: ModelEntry, user_kwargs: Mapping[str, Any], auto_kwargs: Mapping[str, Any], *, objects: bool
+) -> dict[str, Any]:
+    kwargs, problems = _check(entry, user_kwargs, objects=objects)
+    _raise(entry, problems)
+    accepted, takes_any = get_model_signature_info(entry.name)
+    for key, value in auto_kwargs.items():
+        if key not in kwargs and (takes_any or key in accepted):
+            kwargs[key] = value
+    missing = missing_params(entry.name, kwargs)
+    if missing:
+        raise ParamError(f"{entry.name} needs {', '.join(missing)}")
+    return kwargs
+
+
+def auto_kwargs(run: RunTable) -> dict[str, Any]:
+    """The parameters that [run] gives to every model that takes them."""
+    return {"batch_size": run.batch_size, "device": run.device, "seed": run.seed}
+
+
+def constructor_kwargs(run: RunTable, model: ModelTable) -> dict[str, Any]:
+    """What the constructor of one model of a spec is called with."""
+    return build_model_kwargs(model.name, user_kwargs=model.params, auto_kwargs=auto_kwargs(run))
+
+
+def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with every default written out, in the order of the constructor.
+
+    Left out are those that [run] gives (`AUTO_PARAMS`, unless `params` has them), those whose value is None,
+    which TOML cannot say, and Python objects. Raises ParamError as `validate_user_model_kwargs` does.
+    """
+    entry = resolve_model(name)
+    given, problems = _check(entry, params, objects=False)
+    _raise(entry, problems)
+    filled: dict[str, Any] = {}
+    for param in _constructor(entry).params.values():
+        if param.name in given:
+            filled[param.name] = given.pop(param.name)
+        elif param.name not in AUTO_PARAMS and param.name not in entry.not_settable and _is_toml(param.default):
+            filled[param.name] = param.default
+    filled.update(sorted(given.items()))
+    return {key: value for key, value in filled.items() if value is not None}
+
+
+def default_of(name: str, param: str) -> object:
+    """The default of one parameter of a model; None where it has none or is not taken."""
+    found = _constructor(resolve_model(name)).params.get(param)
+    return None if found is None or found.default is inspect.Parameter.empty else found.default
+
+
+def _is_toml(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_toml(item) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str)
+
+
+def create_model(name: str, **params: object) -> Any:
+    """Build a detector by its name or alias, with the parameters of its constructor.
+
+    Everything is checked before the model is built: SpecError for an unknown name, a missing or useless
+    checkpoint; ParamError (also a TypeError) for parameters that it does not take. What the constructor refuses
+    raises as the constructor says, usually ValueError.
+    """
+    entry = resolve_model(name)
+    given = {
+        key: os.fspath(value) if key in entry.path_params and isinstance(value, os.PathLike) else value
+        for key, value in params.items()
+    }
+    kwargs = _build(entry, given, {}, objects=True)
+    check_checkpoint(entry.name, kwargs, has_trainer=False)
+    return load_target(entry.target)(**kwargs)
