@@ -1,0 +1,318 @@
+"""The verb `bench`: fit, score the test images and measure, for every category and model of a spec."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uadctl.errors import DataError
+from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
+from uadctl.imaging.files import read_mask, write_map, write_png
+from uadctl.imaging.overlay import overlay
+from uadctl.inference import Scored, stream
+from uadctl.metrics import Metrics, PixelMetrics, evaluate_images, mean_metrics, merge, pixel_metric_names, undefined
+from uadctl.plan import Cell, build_detector, make_plan
+from uadctl.progress import Progress, Silent
+from uadctl.records import Sample, Size
+from uadctl.runs import fitted as fitted_model
+from uadctl.runs import provenance
+from uadctl.runs.driver import Driver
+from uadctl.runs.folder import RunFolder, UnitFolder, output_stems
+from uadctl.score import verdict
+from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from uadctl.models.base import Detector
+    from uadctl.runs.fitted import Fitted
+    from uadctl.spec import RunSpec
+
+# The colours of an overlay end where a pixel is this many standard deviations of normal pixels above their mean: the
+# threshold of 3 lies in the middle.
+_COLOUR_STD = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult(RunResult):
+    """A run folder and the document that is its metrics.json."""
+
+    metrics: dict[str, Any]
+    timing: dict[str, Any]
+
+
+def bench(
+    spec: RunSpec, *, resume: RunFolder | None = None, progress: Progress | None = None, notes: Sequence[str] = ()
+) -> BenchResult:
+    """Run a spec from images to metrics, into a new run folder or on in an unfinished one.
+
+    resume: a run folder of this spec; its finished cells are kept as they are.
+    Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
+    cell, are rows of metrics.json, and are listed in the result.
+    """
+    progress = progress or Silent()
+    plan = make_plan(spec)
+    for model in spec.models:
+        build_detector(spec, model).prepare()
+    previous = resume.read("run") if resume is not None else None
+    run = resume or RunFolder.create(spec)
+    driver = Driver(run, verb="bench", notes=notes, previous=previous)
+    cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
+    units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
+
+    def work(unit: UnitFolder) -> None:
+        _bench_cell(spec, cells[unit.path], unit, driver, progress)
+
+    failed = driver.work(units, work, progress)
+    metrics = _collect(units)
+    timing = {
+        "units": [
+            {"category": u.category, "label": u.label, "seed": u.seed, **_without_schema(u.read("timing"))}
+            for u in units
+            if u.status == "done"
+        ],
+        "peak_memory_bytes": provenance.peak_memory(),
+    }
+    run.write("metrics", metrics)
+    run.write("timing", timing)
+    driver.finish(failed)
+    return BenchResult(run, tuple(failed), {"schema": 1, **metrics}, {"schema": 1, **timing})
+
+
+def build_default_detector(
+    model: str = "vision_patchcore", *, device: str = "auto", pretrained: bool = True, seed: int = 0
+) -> Detector:
+    """A detector with its default parameters. model: its name, full or short. Raises SpecError for an unknown one."""
+    auto = {"device": device, "pretrained": pretrained, "seed": seed}
+    detector: Detector = create_model(model, **build_model_kwargs(model, user_kwargs={}, auto_kwargs=auto))
+    return detector
+
+
+def run_benchmark(
+    dataset: str,
+    *,
+    root: str | None = None,
+    categories: Sequence[str] | None = None,
+    model: str = "vision_patchcore",
+    model_kwargs: Mapping[str, Any] | None = None,
+    pixel: bool = True,
+    device: str = "auto",
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+    run_dir: str = "runs",
+    progress: Progress | None = None,
+) -> BenchResult:
+    """`bench` without a spec file: one model on some categories of a data set (None: all found), with the mean over
+    them.
+
+    The arguments are the keys of the spec of the same names. Raises what `bench` raises.
+    """
+    reading = read_spec(
+        None,
+        Overrides(
+            dataset=dataset,
+            root=root,
+            categories=None if categories is None else tuple(categories),
+            model=model,
+            model_kwargs=None if model_kwargs is None else json.dumps(dict(model_kwargs)),
+            pixel=pixel,
+            device=device,
+            seed=seed,
+            limit_train=limit_train,
+            limit_test=limit_test,
+            run_dir=run_dir,
+        ),
+    )
+    return bench(reading.spec, progress=progress, notes=reading.notes)
+
+
+def _collect(units: Sequence[UnitFolder]) -> dict[str, Any]:
+    """The run's metrics.json out of those of its units. A failed cell voids its model's means."""
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for unit in units:
+        cell = _without_schema(unit.read("metrics"))
+        results.setdefault(unit.category, {}).setdefault(unit.label, {})[str(unit.seed)] = cell
+        cells.setdefault(unit.label, []).append(cell.get("metrics", {}))
+    return {"results": results, "means": {label: mean_metrics(members) for label, members in cells.items()}}
+
+
+def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != "schema"}
+
+
+def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress) -> None:
+    trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
+    size = fitted_model.save(trained, unit)
+
+    def warn(message: str) -> None:
+        driver.warn(message)
+        progress.warn(message)
+
+    tested = _Tested(spec, cell, unit, trained, fit_report)
+    start = time.perf_counter()
+    with progress.task(f"score {cell.category} · {cell.model.label}", len(cell.test)) as task:
+        found = stream(
+            trained.detector,
+            [s.path for s in cell.test],
+            geometry=trained.geometry,
+            batch_size=spec.run.batch_size,
+            threads=spec.run.threads,
+        )
+        for sample, item in zip(cell.test, found, strict=True):
+            tested.take(sample, item, warn=warn)
+            task.advance()
+    seconds = time.perf_counter() - start
+    with progress.task(f"metrics {cell.category} · {cell.model.label}", 1, unit="categories") as task:
+        measured = tested.metrics()
+        task.advance()
+    unit.write_scores(tested.rows)
+    unit.write(
+        "metrics",
+        {"success": True, "metrics": measured.metrics, "reasons": measured.reasons, "counts": measured.counts},
+    )
+    unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
+    samples = (*cell.train, *cell.dataset.validation, *cell.test)
+    driver.describe(unit, data=provenance.fingerprint(samples), model=trained.detector.facts())
+
+
+class _Tested:
+    """What comes out of a cell's test images: rows, maps, overlays on disk, and the numbers' ingredients."""
+
+    def __init__(self, spec: RunSpec, cell: Cell, unit: UnitFolder, trained: Fitted, fitting: FitReport) -> None:
+        self._spec, self._cell, self._unit, self._trained = spec, cell, unit, trained
+        self._stems = dict(
+            zip((s.relative for s in cell.test), output_stems([s.relative for s in cell.test]), strict=True)
+        )
+        self._pixels = PixelMetrics()
+        self._measures_pixels = spec.metrics.pixel and cell.dataset.has_masks
+        self._labels: list[int] = []
+        self._scores: list[float] = []
+        self._seconds: list[float] = []
+        self._unmasked = 0
+        self._fitting = fitting
+        self._broken = 0
+        self.rows: list[tuple[object, ...]] = [
+            (s.relative, s.split, s.label, s.defect, None, None, None, "error", str(e), None) for s, e in fitting.broken
+        ]
+
+    def take(self, sample: Sample, item: Scored, *, warn: Callable[[str], None]) -> None:
+        limit = self._trained.calibration.image.value
+        if item.prediction is None or item.image is None:
+            error = item.error or DataError(f"{sample.path}: no prediction")
+            if self._spec.dataset.on_error == "fail":
+                raise error
+            warn(f"left out of the results: {error}")
+            self._broken += 1
+            self.rows.append(
+                (
+                    sample.relative,
+                    sample.split,
+                    sample.label,
+                    sample.defect,
+                    None,
+                    limit,
+                    None,
+                    "error",
+                    str(error),
+                    None,
+                )
+            )
+            return
+        score, field = item.prediction.score, item.prediction.map
+        map_name = None
+        mask = self._mask(sample, Size(*item.image.shape[:2]))
+        if field is not None:
+            file = self._unit.map_path(self._stems[sample.relative])
+            write_map(file, field)
+            map_name = file.relative_to(self._unit.path).as_posix()
+            self._draw(sample, item.image, field, score, mask)
+            if mask is not None and self._measures_pixels:
+                self._pixels.add(mask, field)
+        if sample.label >= 0:
+            self._labels.append(sample.label)
+            self._scores.append(score)
+        self._seconds.append(item.seconds)
+        self.rows.append(
+            (
+                sample.relative,
+                sample.split,
+                sample.label,
+                sample.defect,
+                repr(score),
+                None if limit is None else repr(limit),
+                verdict(score, limit),
+                "ok",
+                None,
+                map_name,
+            )
+        )
+
+    def _mask(self, sample: Sample, size: Size) -> NDArray[np.uint8] | None:
+        """The ground truth of an image: zeros for a good one, None where it is unknown."""
+        if sample.label == 0:
+            return np.zeros(size, np.uint8)
+        if sample.masks:
+            return read_mask(sample.masks, size=size)
+        if sample.label == 1 and self._measures_pixels:
+            self._unmasked += 1
+        return None
+
+    def _draw(
+        self,
+        sample: Sample,
+        image: NDArray[np.uint8],
+        field: NDArray[np.float32],
+        score: float,
+        mask: NDArray[np.uint8] | None,
+    ) -> None:
+        scale = self._trained.calibration.pixel
+        if scale is None:
+            return
+        limit = self._trained.calibration.image.value
+        said = verdict(score, limit)
+        caption = f"{sample.relative}  score {score:.4g}"
+        if limit is not None:
+            caption += f" / threshold {limit:.4g}: {said}"
+        picture = overlay(
+            image,
+            field,
+            low=scale.mean,
+            high=scale.mean + _COLOUR_STD * scale.std,
+            threshold=scale.threshold,
+            mask=mask,
+            caption=caption,
+        )
+        write_png(self._unit.overlay_path(self._stems[sample.relative]), picture)
+
+    def metrics(self) -> Metrics:
+        image = self._trained.calibration.image
+        at_images = evaluate_images(self._labels, self._scores, image.value, threshold_reason=image.reason)
+        counts = {"train_images": self._fitting.images, "broken_images": self._broken + len(self._fitting.broken)}
+        limits = self._spec.metrics.fpr_limits
+        if not self._spec.metrics.pixel:
+            at_pixels = Metrics({}, {}, {})
+        elif not self._cell.dataset.has_masks:
+            at_pixels = undefined(pixel_metric_names(fpr_limits=limits), "the data set has no masks")
+        else:
+            at_pixels = self._pixels.result(fpr_limits=limits)
+            counts["defect_images_without_mask"] = self._unmasked
+        return merge(at_images, at_pixels, Metrics({}, {}, counts))
+
+    def timing(self, seconds: float) -> dict[str, Any]:
+        """ms an image: decoding, network, search and map of one image; images/s: all stages, writing included."""
+        ms = np.asarray(self._seconds) * 1000
+        return {
+            "score_seconds": round(seconds, 3),
+            "test_images": len(ms),
+            "images_per_second": round(len(ms) / seconds, 2) if len(ms) else None,
+            "ms_per_image_p50": round(float(np.percentile(ms, 50)), 2) if len(ms) else None,
+            "ms_per_image_p95": round(float(np.percentile(ms, 95)), 2) if len(ms) else None,
+            "peak_memory_bytes": provenance.peak_memory(),
+        }

@@ -1,0 +1,217 @@
+"""The verb `fit`: learn each category's good images, calibrate, keep the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from uadctl.errors import DataError
+from uadctl.inference import stream, training_images, use_threads
+from uadctl.plan import Cell, build_detector, make_plan
+from uadctl.progress import Progress, Silent
+from uadctl.records import Prediction
+from uadctl.runs import fitted as fitted_model
+from uadctl.runs import provenance
+from uadctl.runs.driver import Driver
+from uadctl.runs.fitted import Calibration, Fitted, PixelScale, geometry_for
+from uadctl.runs.folder import RunFolder, UnitFolder
+from uadctl.spec.signature import constructor_kwargs
+from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from uadctl.imaging.geometry import Geometry
+    from uadctl.models.base import Detector
+    from uadctl.records import Sample
+    from uadctl.spec import RunSpec
+
+# Without another source of normal scores a share of the training images is held out, if there are so many of them.
+_HOLDOUT = 0.2
+_HOLDOUT_FROM = 20
+
+
+@dataclass(slots=True)
+class FitReport:
+    """What fitting one cell took and met.
+
+    seconds: wall time of learning and calibrating. images: training images used. broken: those left out, with the
+        reason.
+    """
+
+    seconds: float = 0.0
+    images: int = 0
+    broken: list[tuple[Sample, DataError]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a verb that fills a run folder returns."""
+
+    run: RunFolder
+    failed: tuple[UnitFolder, ...]
+
+
+def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str] = ()) -> RunResult:
+    """Fit every category and model of a spec and keep them in a new run folder, ready for `score`.
+
+    Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
+    cell and are listed in the result.
+    """
+    progress = progress or Silent()
+    plan = make_plan(spec, testing=False)
+    for model in spec.models:
+        build_detector(spec, model).prepare()
+    run = RunFolder.create(spec)
+    driver = Driver(run, verb="fit", notes=notes)
+    cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
+    timings: list[dict[str, Any]] = []
+
+    def work(unit: UnitFolder) -> None:
+        cell = cells[unit.path]
+        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
+        size = fitted_model.save(trained, unit)
+        driver.describe(unit, data=provenance.fingerprint(cell.train), model=trained.detector.facts())
+        timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
+
+    failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work, progress)
+    run.write("timing", {"units": timings, "peak_memory_bytes": provenance.peak_memory()})
+    driver.finish(failed)
+    return RunResult(run, tuple(failed))
+
+
+def fit_timing(report: FitReport, model_bytes: int) -> dict[str, Any]:
+    """The part of timing.json that fitting accounts for."""
+    return {"fit_seconds": round(report.seconds, 3), "train_images": report.images, "model_bytes": model_bytes}
+
+
+def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[str], None]) -> tuple[Fitted, FitReport]:
+    """Fit and calibrate one cell.
+
+    warn: is told of what should stand in the run's record; `progress` is told as well.
+    Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
+    """
+    use_threads(spec.run.threads)
+    detector = build_detector(spec, cell.model)
+    geometry = geometry_for(spec.preprocess, stride=detector.stride)
+    report = FitReport()
+    title = f"{cell.category} · {cell.model.label}"
+
+    def both(message: str) -> None:
+        warn(message)
+        progress.warn(message)
+
+    if detector.weights_state() == "random":
+        both(f"{cell.model.label}: pretrained = false: the backbone's weights are random, the scores mean little")
+
+    def decoded(samples: Sequence[Sample]) -> Iterator[NDArray[np.uint8]]:
+        def broken(index: int, error: DataError) -> None:
+            if spec.dataset.on_error == "fail":
+                raise error
+            report.broken.append((samples[index], error))
+            both(f"left out of training: {error}")
+
+        with progress.task(f"fit {title}", len(samples)) as task:
+            for image in training_images(
+                [s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=broken
+            ):
+                yield image
+                task.advance()
+                report.images += 1
+
+    source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out)
+    start = time.perf_counter()
+    left_out = source.take if source.kind == "leave-one-out" else None
+    detector.fit(decoded(source.train), left_out=left_out, progress=progress)
+    if source.kind in ("validation", "holdout"):
+        _score_normal(detector, source, geometry, spec, progress, title)
+    calibration = source.result()
+    report.seconds = time.perf_counter() - start
+    if calibration.image.value is None:
+        both(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
+    return Fitted(cell.model.name, constructor_kwargs(spec.run, cell.model), detector, geometry, calibration), report
+
+
+class _Calibrating:
+    """Where a cell's normal scores come from, and what they add up to.
+
+    In this order: `[calibration] holdout`, if given; the data set's own validation images; leave-one-image-out scores,
+    where the detector offers them, since they cost no training image; a seeded fifth of the training images, if there
+    are at least 20. Never images that the model has memorised, and never test images.
+    """
+
+    def __init__(self, spec: RunSpec, cell: Cell, *, offers_left_out: bool) -> None:
+        self._alpha = spec.calibration.alpha
+        self._seed = cell.seed
+        self._scores: list[float] = []
+        self._pixels = PixelCalibration()
+        self.train: tuple[Sample, ...] = cell.train
+        self.normal: tuple[Sample, ...] = ()
+        self.kind: Literal["validation", "leave-one-out", "holdout"] | None
+        self._why_not = "no calibration image could be read"
+        wanted = spec.calibration
+        if wanted.holdout is not None:
+            self.kind = "holdout"
+            self._hold_out(wanted.holdout)
+        elif cell.dataset.validation:
+            self.kind, self.normal = "validation", cell.dataset.validation
+        elif wanted.split == "validation":
+            raise DataError(f'{cell.category}: [calibration] split = "validation", but it has no validation images')
+        elif offers_left_out:
+            self.kind = "leave-one-out"
+            self._why_not = f"{len(cell.train)} training image leaves no other to compare it with"
+        elif len(cell.train) >= _HOLDOUT_FROM:
+            self.kind = "holdout"
+            self._hold_out(_HOLDOUT)
+        else:
+            self.kind = None
+            self._why_not = (
+                f"{len(cell.train)} training images are too few to hold some out (at least {_HOLDOUT_FROM}), "
+                "and there are no validation images"
+            )
+
+    def _hold_out(self, share: float) -> None:
+        n = len(self.train)
+        held = max(1, round(share * n))
+        if held >= n:
+            raise DataError(f"[calibration] holdout = {share} of {n} training images leaves none to learn from")
+        chosen = set(np.random.default_rng([self._seed, n]).permutation(n)[:held].tolist())
+        self.normal = tuple(s for i, s in enumerate(self.train) if i in chosen)
+        self.train = tuple(s for i, s in enumerate(self.train) if i not in chosen)
+
+    def take(self, prediction: Prediction) -> None:
+        self._scores.append(prediction.score)
+        if prediction.map is not None:
+            self._pixels.add(prediction.map)
+
+    def result(self) -> Calibration:
+        alpha, n = self._alpha, len(self._scores)
+        if n and self.kind is not None:
+            value = quantile_threshold(self._scores, alpha=alpha)
+            image = Threshold(value=value, method="quantile", alpha=alpha, n=n, source=self.kind)
+        else:
+            image = Threshold(value=None, method="quantile", alpha=alpha, reason=self._why_not)
+        p = self._pixels
+        pixel = PixelScale(p.mean, p.std, p.max, p.threshold, p.n) if p.n else None
+        return Calibration(image, pixel, tuple(sorted(self._scores)))
+
+
+def _score_normal(
+    detector: Detector, source: _Calibrating, geometry: Geometry, spec: RunSpec, progress: Progress, title: str
+) -> None:
+    paths = [s.path for s in source.normal]
+    with progress.task(f"calibrate {title}", len(paths)) as task:
+        for item in stream(
+            detector, paths, geometry=geometry, batch_size=spec.run.batch_size, threads=spec.run.threads
+        ):
+            if item.prediction is not None:
+                source.take(item.prediction)
+            elif item.error is not None:
+                if spec.dataset.on_error == "fail":
+                    raise item.error
+                progress.warn(f"left out of calibration: {item.error}")
+            task.advance()

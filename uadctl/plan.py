@@ -1,0 +1,132 @@
+"""From a spec to the work that it means, with everything checked that can be checked without opening an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from uadctl.errors import DataError, Problem, SpecError
+from uadctl.records import Sample
+from uadctl.spec import RunSpec, create_model
+from uadctl.spec.signature import constructor_kwargs
+from uadctl.spec.values import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from uadctl.datasets import Dataset
+    from uadctl.models.base import Detector
+    from uadctl.spec.grammar import DatasetTable, ModelTable
+
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One unit of work: a category's data, a model, a seed. `train` and `test` are the samples after the limits."""
+
+    dataset: Dataset
+    model: ModelTable
+    seed: int
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    @property
+    def category(self) -> str:
+        return self.dataset.category
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All cells of a spec, category by category, the models in the spec's order within each."""
+
+    spec: RunSpec
+    cells: tuple[Cell, ...]
+
+
+def make_plan(spec: RunSpec, *, testing: bool = True) -> Plan:
+    """Find the data of a spec and check it against what is to be done.
+
+    testing: whether test images will be scored (bench) or not (fit).
+    Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
+    """
+    problems: list[Problem] = []
+    for model in spec.models:
+        try:
+            build_detector(spec, model)
+        except SpecError as error:
+            problems += [Problem(f"[model] {model.label}: {p.message}", p.help) for p in error.problems]
+    if problems:
+        raise SpecError(problems)
+    datasets = _datasets(spec)
+    if testing and spec.metrics.pixel and spec.dataset.on_error == "fail":
+        _check_masks(datasets)
+    cells = tuple(
+        Cell(
+            dataset,
+            model,
+            spec.run.seed,
+            limited(dataset.train, spec.dataset.limit_train),
+            limited(dataset.test, spec.dataset.limit_test),
+        )
+        for dataset in datasets
+        for model in spec.models
+    )
+    return Plan(spec, cells)
+
+
+def build_detector(spec: RunSpec, model: ModelTable) -> Detector:
+    """An unfitted detector with the model's parameters; what the user left open comes from `[run]`."""
+    detector: Detector = create_model(model.name, **constructor_kwargs(spec.run, model))
+    return detector
+
+
+def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
+    """`limit` of the samples, evenly spaced over their order, so that every kind of defect keeps its share."""
+    n = len(samples)
+    if limit is None or limit >= n:
+        return tuple(samples)
+    return tuple(samples[i * n // limit] for i in range(limit))
+
+
+def _datasets(spec: RunSpec) -> list[Dataset]:
+    from uadctl.datasets import list_categories, load_dataset
+
+    table = spec.dataset
+    found = list_categories(table.name, table.root, files=table.files)
+    if table.categories == "all":
+        chosen = found
+    else:
+        chosen, absent = [], []
+        for pattern in table.categories:
+            fitting = [c for c in found if c == pattern] or [c for c in found if fnmatchcase(c, pattern)]
+            chosen += [c for c in fitting if c not in chosen]
+            if not fitting:
+                absent.append(pattern)
+        if absent:
+            raise SpecError(
+                [
+                    Problem(f"[dataset] categories: {_no_category(name, table, found)}", f"Found: {', '.join(found)}")
+                    for name in absent
+                ]
+            )
+    return [load_dataset(table.name, table.root, category=c, split=table.split, files=table.files) for c in chosen]
+
+
+def _no_category(name: str, table: DatasetTable, found: Sequence[str]) -> str:
+    close = nearest(name, found)
+    return f'"{name}" is not in {table.root or table.name}' + (f"; did you mean {close}?" if close else "")
+
+
+def _check_masks(datasets: Sequence[Dataset]) -> None:
+    missing = [sample for dataset in datasets if dataset.has_masks for sample in dataset.missing_masks()]
+    if not missing:
+        return
+    lines = [f"{sample.path}: no mask at {sample.expected_mask}" for sample in missing[:_LISTED]]
+    if len(missing) > _LISTED:
+        lines.append(f"and {len(missing) - _LISTED} more defect images without a mask")
+    raise DataError(
+        "\n".join(lines),
+        help='Add the masks, or leave these images out of the pixel metrics with: [dataset] on_error = "skip"',
+    )

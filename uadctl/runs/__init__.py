@@ -1,0 +1,1 @@
+"""Run folders: the only place that knows the paths inside them."""

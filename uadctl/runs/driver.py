@@ -1,0 +1,111 @@
+"""Carry a run through its units: status files, failures that stay in their cell, and the record of it all."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from uadctl.errors import UadctlError
+from uadctl.progress import Progress
+from uadctl.runs import provenance
+from uadctl.runs.folder import RunFolder, RunStatus, UnitFolder
+from uadctl.spec import spec_hash
+
+
+class Driver:
+    """Keeps run.json true while the units of a run are worked on.
+
+    notes: what the user should know of how the spec was read; kept in the record.
+    """
+
+    def __init__(
+        self, run: RunFolder, *, verb: str, notes: Sequence[str] = (), previous: dict[str, Any] | None = None
+    ) -> None:
+        self._run = run
+        spec = run.spec
+        now = _now()
+        self._record: dict[str, Any] = {
+            "status": "started",
+            "verb": verb,
+            "name": spec.run.name,
+            "hash": spec_hash(spec),
+            "seed": spec.run.seed,
+            "started": (previous or {}).get("started", now),
+            "resumed": [*(previous or {}).get("resumed", []), now] if previous else [],
+            "finished": None,
+            "versions": provenance.versions(),
+            "machine": provenance.machine(),
+            "git": provenance.git_commit(Path.cwd()),
+            "notes": list(notes),
+            "warnings": [],
+            "data": (previous or {}).get("data", {}),
+            "models": (previous or {}).get("models", {}),
+            "failed": [],
+        }
+        self._write("started")
+
+    def warn(self, message: str) -> None:
+        """Keep a warning in the record, once."""
+        if message not in self._record["warnings"]:
+            self._record["warnings"].append(message)
+
+    def describe(self, unit: UnitFolder, *, data: dict[str, Any], model: dict[str, Any]) -> None:
+        """Keep what a unit was made of: its data's fingerprint, its model's facts."""
+        self._record["data"][unit.category] = data
+        self._record["models"].setdefault(unit.label, {})[unit.category] = model
+
+    def work(
+        self, units: Sequence[UnitFolder], do: Callable[[UnitFolder], None], progress: Progress
+    ) -> list[UnitFolder]:
+        """Call `do` for every unit that is not done yet. Returns those that failed.
+
+        A failure is written as the unit's metrics.json and said to `progress`; the others go on. An interruption is
+        written into run.json and raised.
+        """
+        failed = []
+        try:
+            for unit in units:
+                if unit.status == "done":
+                    continue
+                unit.clear()
+                unit.set_status("started")
+                try:
+                    do(unit)
+                except UadctlError as error:
+                    self._fail(unit, error, progress)
+                    failed.append(unit)
+                except Exception as error:  # noqa: BLE001 - whatever ends a cell must not end the others
+                    self._fail(unit, error, progress)
+                    failed.append(unit)
+                else:
+                    unit.set_status("done")
+                self._write("started")
+        except BaseException:  # Ctrl-C and SIGTERM: say so in the record, then go
+            self._write("interrupted")
+            raise
+        return failed
+
+    def finish(self, failed: Sequence[UnitFolder]) -> None:
+        """The last word of run.json."""
+        self._record["finished"] = _now()
+        self._write("failed" if failed else "done")
+
+    def _fail(self, unit: UnitFolder, error: Exception, progress: Progress) -> None:
+        text = str(error) if isinstance(error, UadctlError) else f"{type(error).__name__}: {error}"
+        unit.write_error("".join(traceback.format_exception(error)))
+        unit.write("metrics", {"success": False, "error": text})
+        unit.set_status("failed")
+        self._record["failed"].append(
+            {"category": unit.category, "label": unit.label, "seed": unit.seed, "error": text}
+        )
+        progress.fail(f"{unit.category} / {unit.label}: {text}", error)
+
+    def _write(self, status: RunStatus) -> None:
+        self._run.write("run", {**self._record, "status": status})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

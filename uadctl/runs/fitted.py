@@ -1,0 +1,161 @@
+"""A fitted model on disk: everything that scoring needs, in files that cannot run code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uadctl.atomic import replacing, write_json
+from uadctl.errors import RunError
+from uadctl.imaging.geometry import Geometry
+from uadctl.records import Size
+from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
+from uadctl.spec import build_model_kwargs, create_model
+from uadctl.thresholds import Threshold
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from uadctl.models.base import Detector
+    from uadctl.spec.grammar import PreprocessTable
+
+
+@dataclass(frozen=True, slots=True)
+class PixelScale:
+    """What the pixels of normal calibration maps look like: the scale of every overlay.
+
+    mean, std, max: over all of their pixels (population). threshold: mean + 3 std. n: the number of pixels.
+    """
+
+    mean: float
+    std: float
+    max: float
+    threshold: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A unit's thresholds.json. image: the threshold of image scores. scores: the normal scores it comes from,
+    ascending.
+
+    pixel: None where no calibration map was made.
+    """
+
+    image: Threshold
+    pixel: PixelScale | None
+    scores: tuple[float, ...]
+
+    def document(self) -> dict[str, Any]:
+        import msgspec
+
+        pixel = None if self.pixel is None else {f: getattr(self.pixel, f) for f in PixelScale.__slots__}
+        return {"image": msgspec.to_builtins(self.image), "pixel": pixel, "scores": list(self.scores)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Calibration:
+        import msgspec
+
+        pixel = document["pixel"]
+        return cls(
+            msgspec.convert(document["image"], Threshold),
+            None if pixel is None else PixelScale(**pixel),
+            tuple(document["scores"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A detector that has learned, how images reach it, and where its normal scores lie."""
+
+    model: str
+    params: dict[str, Any]
+    detector: Detector
+    geometry: Geometry
+    calibration: Calibration
+
+
+def geometry_for(preprocess: PreprocessTable, *, stride: int) -> Geometry:
+    """The `[preprocess]` table as geometry, for a detector with this stride."""
+    return Geometry(
+        size=preprocess.size,
+        resize=None if preprocess.resize is None else Size(*preprocess.resize),
+        crop=None if preprocess.crop is None else Size(*preprocess.crop),
+        stride=stride,
+    )
+
+
+def save(fitted: Fitted, unit: UnitFolder) -> int:
+    """Write model/ and thresholds.json of a unit. Returns the bytes of model/."""
+    from safetensors.torch import save_file
+
+    tensors, facts = fitted.detector.state()
+    file = unit.model / "model.safetensors"
+    with replacing(file) as temporary:
+        save_file(tensors, temporary)
+    g = fitted.geometry
+    write_json(
+        unit.model / "model.json",
+        {
+            "schema": SCHEMA,
+            "model": fitted.model,
+            "params": fitted.params,
+            "preprocess": {
+                "size": g.size,
+                "resize": None if g.resize is None else list(g.resize),
+                "crop": None if g.crop is None else list(g.crop),
+                "stride": g.stride,
+            },
+            "facts": facts,
+        },
+    )
+    unit.write("thresholds", fitted.calibration.document())
+    return sum(f.stat().st_size for f in unit.model.iterdir())
+
+
+def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fitted:
+    """Read back what `save` wrote. Raises RunError where a file is absent, damaged or of another version."""
+    document = read_document(unit.model / "model.json")
+    params = document["params"]
+    # Weights come with the model: whatever file the fit read them from need not exist here.
+    auto = {"device": device, "batch_size": batch_size, "pretrained": False}
+    user = {k: v for k, v in params.items() if k not in auto}
+    detector = create_model(
+        document["model"], **build_model_kwargs(document["model"], user_kwargs=user, auto_kwargs=auto)
+    )
+    detector.restore(_tensors(unit.model / "model.safetensors"), document["facts"])
+    p = document["preprocess"]
+    geometry = Geometry(
+        size=p["size"],
+        resize=p["resize"] and Size(*p["resize"]),
+        crop=p["crop"] and Size(*p["crop"]),
+        stride=p["stride"],
+    )
+    calibration = Calibration.from_document(unit.read("thresholds"))
+    return Fitted(document["model"], params, detector, geometry, calibration)
+
+
+def load_run(
+    path: str | Path,
+    *,
+    category: str | None = None,
+    label: str | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+) -> Fitted:
+    """The fitted model of a run folder; which one, if it has several.
+
+    Raises RunError, listing them, if that is not clear.
+    """
+    return load(RunFolder.open(Path(path)).choose(category=category, label=label, seed=seed), device=device)
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file}: damaged or absent: {error}") from error

@@ -1,0 +1,235 @@
+"""A run folder: created, written piece by piece, found again, read back.
+
+    runs/<UTC stamp>-<name>-<hash8>/
+      spec.toml  run.json  metrics.json  timing.json
+      units/<category>/<label>/<seed>/
+        status  metrics.json  scores.csv  thresholds.json  timing.json  maps/  overlays/  model/
+
+Nothing inside depends on where the folder lies.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from uadctl.atomic import write_bytes, write_json
+from uadctl.errors import RunError
+from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
+
+Status = Literal["started", "done", "failed"]
+RunStatus = Literal["started", "done", "failed", "interrupted"]
+SCHEMA = 1
+
+SCORE_COLUMNS = ("path", "split", "label", "defect", "score", "threshold", "verdict", "status", "reason", "map")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFolder:
+    """One unit of work: a category, a model's label, a seed."""
+
+    path: Path
+    category: str
+    label: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.category} / {self.label} / seed {self.seed}"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def thresholds(self) -> Path:
+        return self.path / "thresholds.json"
+
+    @property
+    def status(self) -> Status | None:
+        """What the status file says; None before the unit was begun."""
+        file = self.path / "status"
+        text = file.read_text(encoding="ascii").strip() if file.is_file() else None
+        return text if text in ("started", "done", "failed") else None  # type: ignore[return-value]
+
+    def clear(self) -> None:
+        """Forget an earlier try at this unit, so that nothing of it is taken for a result of the next."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+
+    def set_status(self, status: Status) -> None:
+        write_bytes(self.path / "status", f"{status}\n".encode("ascii"))
+
+    def map_path(self, stem: str) -> Path:
+        """The float map of an image; `stem` from `output_stems`."""
+        return self.path / "maps" / f"{stem}.tiff"
+
+    def overlay_path(self, stem: str) -> Path:
+        """The picture of an image with its map; `stem` from `output_stems`."""
+        return self.path / "overlays" / f"{stem}.png"
+
+    def write_scores(self, rows: Iterable[Sequence[object]]) -> None:
+        """scores.csv: one row an image, in the order of `SCORE_COLUMNS`; None is an empty field."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(SCORE_COLUMNS)
+        writer.writerows([["" if value is None else value for value in row] for row in rows])
+        write_bytes(self.path / "scores.csv", text.getvalue().encode("utf-8", "backslashreplace"))
+
+    def write(self, name: Literal["metrics", "thresholds", "timing"], value: dict[str, Any]) -> None:
+        write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
+
+    def read(self, name: Literal["metrics", "thresholds", "timing"]) -> dict[str, Any]:
+        """The JSON document `name`. Raises RunError if it is absent or damaged."""
+        return read_document(self.path / f"{name}.json")
+
+    def write_error(self, text: str) -> None:
+        """error.txt: the traceback of a unit that failed."""
+        write_bytes(self.path / "error.txt", text.encode("utf-8", "backslashreplace"))
+
+
+def output_stems(relatives: Sequence[str]) -> list[str]:
+    """For each image, the path below maps/ and overlays/ without its suffix.
+
+    It is the image's own path below the category; images that differ in their suffix only keep it, so that none
+    overwrites another: a.png → a, but a.png and a.jpg → a.png, a.jpg.
+    """
+    bare = [str(PurePosixPath(relative).with_suffix("")) for relative in relatives]
+    times = Counter(bare)
+    return [stem if times[stem] == 1 else relative for stem, relative in zip(bare, relatives, strict=True)]
+
+
+class RunFolder:
+    """A run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, spec: RunSpec) -> RunFolder:
+        """A new folder below `[run] dir` with the filled spec in it. RunError if it cannot be made."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        name = f"{stamp}-{spec.run.name}-{spec_hash(spec)}"
+        parent = Path(spec.run.dir)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            path, again = parent / name, 1
+            while True:
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:  # the same spec twice within a second
+                    again += 1
+                    path = parent / f"{name}-{again}"
+            run = cls(path)
+            write_bytes(path / "spec.toml", to_toml(spec).encode())
+        except OSError as error:
+            raise RunError(f"{error.filename or parent}: the run folder cannot be made: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder. RunError if `path` is none."""
+        if not (path / "spec.toml").is_file() or not (path / "run.json").is_file():
+            raise RunError(
+                f"{path}: not a run folder: spec.toml and run.json are expected in it",
+                help="uadctl fit and uadctl bench make run folders; they print where.",
+            )
+        return cls(path)
+
+    @classmethod
+    def unfinished(cls, path: Path, spec: RunSpec) -> RunFolder:
+        """The run folder `path` to go on with as `spec`. RunError if it is done, or if the spec is another by now."""
+        run = cls.open(path)
+        if run.read("run")["status"] == "done":
+            raise RunError(f"{path}: nothing to resume: this run is done")
+        if spec_hash(run.spec) != spec_hash(spec):
+            raise RunError(
+                f"{path}: cannot be resumed with other settings: its hash is {spec_hash(run.spec)}, "
+                f"that of the settings asked for is {spec_hash(spec)}",
+                help="Resume without overriding the spec, or start a new run.",
+            )
+        return run
+
+    @property
+    def spec(self) -> RunSpec:
+        return read_spec(str(self.path / "spec.toml")).spec
+
+    def unit(self, category: str, label: str, seed: int) -> UnitFolder:
+        return UnitFolder(self.path / "units" / category / label / str(seed), category, label, seed)
+
+    def units(self) -> list[UnitFolder]:
+        """Every unit begun so far, sorted by category, label and seed."""
+        found = [
+            self.unit(folder.parts[-3], folder.parts[-2], int(folder.parts[-1]))
+            for folder in self.path.glob("units/*/*/*/")
+            if folder.parts[-1].isdecimal()
+        ]
+        return sorted(found, key=lambda u: (u.category, u.label, u.seed))
+
+    def choose(self, *, category: str | None = None, label: str | None = None, seed: int | None = None) -> UnitFolder:
+        """The one finished unit that fits. RunError, listing the units, if none or several do."""
+        finished = [unit for unit in self.units() if unit.status == "done"]
+        fitting = [
+            unit
+            for unit in finished
+            if (category is None or unit.category == category)
+            and (label is None or unit.label == label)
+            and (seed is None or unit.seed == seed)
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+        listing = "\n".join(f"--category {u.category} --label {u.label} --seed {u.seed}" for u in fitting or finished)
+        if not finished:
+            raise RunError(
+                f"{self.path}: no unit of this run is finished", help="Finish it with: uadctl bench --resume"
+            )
+        what = "none of them is the one asked for" if not fitting else "choose one"
+        raise RunError(f"{self.path}: this run has {len(fitting or finished)} finished units; {what}", help=listing)
+
+    def write(self, name: Literal["run", "metrics", "timing"], value: dict[str, Any]) -> None:
+        write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
+
+    def read(self, name: Literal["run", "metrics", "timing"]) -> dict[str, Any]:
+        """The JSON document `name`. Raises RunError if it is absent or damaged."""
+        return read_document(self.path / f"{name}.json")
+
+
+def find_runs(spec: RunSpec) -> list[RunFolder]:
+    """Runs of this very spec below its `[run] dir`, newest first."""
+    parent, digest = Path(spec.run.dir), spec_hash(spec)
+    found = [path for path in parent.glob("*/run.json") if f"-{digest}" in path.parent.name]
+    return [RunFolder(path.parent) for path in sorted(found, key=lambda p: p.parent.name, reverse=True)]
+
+
+def newest(spec: RunSpec, *, finished: bool) -> RunFolder:
+    """The newest run of this spec that is done (`finished`) or that is not. RunError if there is none."""
+    for run in find_runs(spec):
+        if (run.read("run")["status"] == "done") is finished:
+            return run
+    if finished:
+        raise RunError(
+            f"no finished run of this spec (hash {spec_hash(spec)}) in {spec.run.dir}",
+            help="Make one with: uadctl fit SPEC",
+        )
+    raise RunError(f"nothing to resume: no unfinished run of this spec (hash {spec_hash(spec)}) in {spec.run.dir}")
+
+
+def read_document(file: Path) -> dict[str, Any]:
+    """A JSON document with our schema number. RunError if it is absent, damaged or of another version."""
+    try:
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{file}: damaged: not JSON: {error}") from error
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise RunError(f"{file}: written by another version of uadctl: schema {SCHEMA} is expected")
+    return value

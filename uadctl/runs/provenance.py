@@ -1,0 +1,104 @@
+"""What a run was made with: versions, machine, commit, data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from uadctl import __version__
+from uadctl.records import Sample
+
+_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "tifffile", "safetensors")
+
+
+def versions() -> dict[str, str | None]:
+    """uadctl, Python and the packages that numbers depend on; None for one that is not installed."""
+    out: dict[str, str | None] = {"uadctl": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            out[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            out[package] = None
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """System, architecture, processor and its number of cores."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit(folder: Path) -> dict[str, Any] | None:
+    """Commit of the work tree that `folder` lies in, and whether tracked files differ from it; None outside of one."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changed)}
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout.strip()
+
+
+def fingerprint(samples: Iterable[Sample]) -> dict[str, Any]:
+    """SHA-256 over names, splits, labels and bytes of all images and masks, their number, and the number of bytes.
+
+    Two runs with equal fingerprints saw the same data, wherever it lay. A file that cannot be read counts as absent;
+    the stage that needs it reports it.
+    """
+    digest = hashlib.sha256()
+    files = size = 0
+    for sample in samples:
+        digest.update(
+            f"{sample.relative}\0{sample.split}\0{sample.label}\0{sample.defect}\0".encode(errors="surrogateescape")
+        )
+        for path in (sample.path, *sample.masks):
+            try:
+                with Path(path).open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+                    size += stream.tell()
+            except OSError:
+                digest.update(b"absent")
+            files += 1
+    return {"sha256": digest.hexdigest(), "files": files, "bytes": size}
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
