@@ -1,0 +1,35 @@
+# `make bench` and `make test` do all the set-up they need in .venv; run again, they start at once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: bench test check clean
+
+bench: $(VENV)/.default
+	$(BIN)/uadctl bench specs/demo.toml
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.default: pyproject.toml | $(BIN)/python
+	@echo "Setting up $(VENV) with the default dependencies; the first time takes minutes."
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.default
+	@echo "Setting up $(VENV) with every extra."
+	$(PIP) install -e '.[all,test]'
+	@touch $@

@@ -1,0 +1,429 @@
+"""`uadctl bench`, from a spec to a run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import parts
+import pytest
+import tifffile
+
+from uadctl import run_benchmark
+from uadctl.metrics import compute_aupro, compute_image_auroc, compute_pixel_auroc
+
+UNIT = "units/tile/vision_patchcore/0"
+
+
+def rows(run: Path, unit: str = UNIT) -> list[dict[str, str]]:
+    with (run / unit / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def document(run: Path, name: str = "metrics.json"):
+    return json.loads((run / name).read_text(encoding="utf-8"))
+
+
+def test_a_run_folder_holds_everything(finished):
+    files = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    images = [f"test/{kind}/{i:03}" for kind, n in (("good", 2), ("scratch", 3)) for i in range(n)]
+    unit = {"status", "metrics.json", "scores.csv", "thresholds.json", "timing.json"}
+    unit |= {f"maps/{i}.tiff" for i in images} | {f"overlays/{i}.png" for i in images}
+    unit |= {"model/model.json", "model/model.safetensors"}
+    assert files == {"spec.toml", "run.json", "metrics.json", "timing.json"} | {f"{UNIT}/{f}" for f in unit}
+    assert (finished / UNIT / "status").read_text() == "done\n"
+    assert document(finished, "run.json")["status"] == "done"
+
+
+def test_the_folder_is_named_by_time_name_and_hash_of_the_spec(finished):
+    stamp, name, digest = finished.name.split("-")
+    assert len(stamp) == len("20260101T000000Z")
+    assert name == "mvtec"
+    assert digest == document(finished, "run.json")["hash"]
+    assert len(digest) == 8
+
+
+def test_metrics_are_those_of_the_scores_and_maps_on_disk(finished, one_category):
+    found = document(finished)["results"]["tile"]["vision_patchcore"]["0"]
+    table = rows(finished)
+    labels = [int(r["label"]) for r in table]
+    scores = [float(r["score"]) for r in table]
+    maps = [tifffile.imread(finished / UNIT / r["map"]) for r in table]
+    masks = [
+        np.zeros((64, 64), np.uint8)
+        if r["label"] == "0"
+        else cv2.imread(
+            str(one_category / "tile" / "ground_truth" / "scratch" / f"{Path(r['path']).stem}_mask.png"),
+            cv2.IMREAD_GRAYSCALE,
+        )
+        for r in table
+    ]
+    metrics = found["metrics"]
+    assert found["success"] is True
+    assert metrics["image_auroc"] == compute_image_auroc(labels, scores)
+    assert metrics["pixel_auroc"] == compute_pixel_auroc(masks, maps)
+    assert metrics["aupro_30"] == compute_aupro(masks, maps)
+    threshold = float(table[0]["threshold"])
+    assert metrics["tp"] == sum(s >= threshold for s, y in zip(scores, labels, strict=True) if y == 1)
+    assert metrics["fp"] == sum(s >= threshold for s, y in zip(scores, labels, strict=True) if y == 0)
+    assert [r["verdict"] for r in table] == ["anomaly" if s >= threshold else "good" for s in scores]
+
+
+def test_the_defects_light_up(finished):
+    metrics = document(finished)["results"]["tile"]["vision_patchcore"]["0"]["metrics"]
+    assert metrics["image_auroc"] == 1.0
+    assert metrics["pixel_auroc"] > 0.95
+    for row in rows(finished):
+        if row["label"] == "1":
+            field = tifffile.imread(finished / UNIT / row["map"])
+            y, x = np.unravel_index(field.argmax(), field.shape)
+            assert 14 <= y < 38
+            assert 18 <= x < 54
+
+
+def test_columns_of_the_scores(finished):
+    table = rows(finished)
+    assert list(table[0]) == [
+        "path",
+        "split",
+        "label",
+        "defect",
+        "score",
+        "threshold",
+        "verdict",
+        "status",
+        "reason",
+        "map",
+    ]
+    assert [r["path"] for r in table] == sorted(r["path"] for r in table)
+    assert {r["defect"] for r in table} == {"good", "scratch"}
+    assert {r["status"] for r in table} == {"ok"}
+    assert all(float(np.float32(r["score"])) == float(r["score"]) for r in table)
+
+
+def test_the_threshold_comes_from_left_out_training_images(finished):
+    thresholds = document(finished, f"{UNIT}/thresholds.json")
+    image = thresholds["image"]
+    assert (image["method"], image["alpha"], image["n"], image["source"], image["reason"]) == (
+        "quantile",
+        0.01,
+        6,
+        "leave-one-out",
+        None,
+    )
+    assert image["value"] > max(thresholds["scores"])
+    assert len(thresholds["scores"]) == 6
+    pixel = thresholds["pixel"]
+    assert pixel["threshold"] == pytest.approx(pixel["mean"] + 3 * pixel["std"])
+    assert pixel["n"] == 6 * 256 * 256
+
+
+def test_the_same_spec_twice_gives_the_same_bytes(uadctl, small, tmp_path):
+    for name in ("a", "b"):
+        uadctl("bench", *small, "--run-dir", name)
+    a, b = (next(p.iterdir()) for p in (tmp_path / "a", tmp_path / "b"))
+    same = ["metrics.json", f"{UNIT}/metrics.json", f"{UNIT}/scores.csv", f"{UNIT}/thresholds.json"]
+    same += [p.relative_to(a).as_posix() for p in sorted((a / UNIT).rglob("*.tiff"))]
+    same += [p.relative_to(a).as_posix() for p in sorted((a / UNIT / "model").iterdir())]
+    assert len(same) == 4 + 5 + 2
+    for name in same:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_a_run_can_be_repeated_from_its_own_spec_and_from_its_folder(uadctl, small, tmp_path):
+    first = uadctl("bench", *small, "--json").json
+    run = Path(first["run"])
+    again = uadctl("bench", run / "spec.toml", "--json").json
+    third = uadctl("bench", run, "--json").json
+    assert first["results"] == again["results"] == third["results"]
+    assert len({first["run"], again["run"], third["run"]}) == 3
+    assert (run / "spec.toml").read_bytes() == (Path(again["run"]) / "spec.toml").read_bytes()
+
+
+def test_stdout_is_one_strict_json_document_that_contains_metrics_json(uadctl, small):
+    ended = uadctl("bench", *small, "--json", "--output", "deep/report.json")
+    found = ended.json
+    metrics = document(Path(found["run"]))
+    assert {k: found[k] for k in metrics} == metrics
+    assert json.loads(Path("deep/report.json").read_text()) == found
+    assert found["timing"]["units"][0]["train_images"] == 6
+    assert ended.err == ""
+
+
+def test_metrics_json_holds_no_clock(finished):
+    text = (finished / "metrics.json").read_text()
+    assert "second" not in text
+    assert "ms_per" not in text
+
+
+def test_several_categories_and_their_mean(tmp_path):
+    for name, size in (("tile", (64, 64)), ("panel", (48, 96))):
+        parts.write_category(tmp_path / "data", name, size=size)
+    found = run_benchmark("mvtec", root=str(tmp_path / "data"), run_dir=str(tmp_path / "runs")).metrics
+    assert list(found["results"]) == ["panel", "tile"]
+    cells = [found["results"][c]["vision_patchcore"]["0"]["metrics"] for c in ("panel", "tile")]
+    mean = found["means"]["vision_patchcore"]
+    assert mean["pixel_auroc"] == pytest.approx((cells[0]["pixel_auroc"] + cells[1]["pixel_auroc"]) / 2, abs=1e-15)
+    assert "tp" not in mean
+    field = tifffile.imread(next((tmp_path / "runs").rglob("panel/**/test/scratch/000.tiff")))
+    assert field.shape == (48, 96)
+
+
+def test_several_models_and_a_cell_that_fails(uadctl, one_category, tmp_path, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    spec = tmp_path / "s.toml"
+    spec.write_text(
+        f"""
+        [dataset]
+        name = "mvtec"
+        root = "{one_category}"
+        [preprocess]
+        size = 64
+        [[model]]
+        name = "patchcore"
+        label = "one"
+        [[model]]
+        name = "patchcore"
+        label = "two"
+        [model.params]
+        n_neighbors = 3
+        """
+    )
+    fit = PatchCore.fit
+
+    def fails(self, images, **kwargs):
+        if self.n_neighbors == 3:
+            raise MemoryError("no room for the bank")
+        return fit(self, images, **kwargs)
+
+    monkeypatch.setattr(PatchCore, "fit", fails)
+    ended = uadctl("bench", spec, "--json", code=1)
+    found = ended.json
+    assert found["results"]["tile"]["one"]["0"]["success"] is True
+    assert found["results"]["tile"]["two"]["0"] == {"success": False, "error": "MemoryError: no room for the bank"}
+    assert found["means"] == {"one": found["means"]["one"], "two": {}}
+    assert "error: tile / two: MemoryError: no room for the bank" in ended.err
+    run = Path(found["run"])
+    assert document(run, "run.json")["status"] == "failed"
+    assert "Traceback" in (run / "units/tile/two/0/error.txt").read_text()
+
+    monkeypatch.setattr(PatchCore, "fit", fit)
+    before = (run / "units/tile/one/0/scores.csv").stat().st_mtime_ns
+    resumed = uadctl("bench", "--resume", run, "--json").json
+    assert resumed["run"] == found["run"]
+    assert resumed["results"]["tile"]["two"]["0"]["success"] is True
+    assert (run / "units/tile/one/0/scores.csv").stat().st_mtime_ns == before
+    assert document(run, "run.json")["status"] == "done"
+    assert not (run / "units/tile/two/0/error.txt").exists()
+    nothing = uadctl("bench", "--resume", run, code=2)
+    assert nothing.err == f"error: {run}: nothing to resume: this run is done\n"
+
+
+def test_an_interrupted_run_says_so_and_goes_on(uadctl, small, tmp_path, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    parts.write_category(tmp_path / "data", "zinc")
+    fit, done = PatchCore.fit, []
+
+    def once(self, images, **kwargs):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return fit(self, images, **kwargs)
+
+    monkeypatch.setattr(PatchCore, "fit", once)
+    ended = uadctl("bench", *small, code=130)
+    assert ended.err.startswith("error: interrupted\n")
+    assert ended.out == ""
+    (run,) = (tmp_path / "runs").iterdir()
+    assert document(run, "run.json")["status"] == "interrupted"
+    monkeypatch.setattr(PatchCore, "fit", fit)
+    resumed = uadctl("bench", *small, "--resume", "--json").json
+    assert Path(resumed["run"]).resolve() == run.resolve()
+    undisturbed = uadctl("bench", *small, "--json").json
+    assert resumed["results"] == undisturbed["results"]
+
+
+def test_nothing_to_resume_is_an_error_of_use(uadctl, small):
+    ended = uadctl("bench", *small, "--resume", code=2)
+    assert ended.err.startswith("error: nothing to resume: no unfinished run of this spec")
+
+
+def test_one_training_and_one_good_test_image(uadctl, tmp_path):
+    parts.write_category(tmp_path / "data", "tile", train=1, good=1, bad=0)
+    ended = uadctl("bench", "--dataset", "mvtec", "--root", "data", "--model", "patchcore", "--json")
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["metrics"]["image_auroc"] is None
+    assert cell["reasons"]["image_auroc"] == "there is no defect image (1 normal)"
+    assert cell["metrics"]["tp"] is None
+    assert cell["reasons"]["tp"] == "1 training image leaves no other to compare it with"
+    assert cell["reasons"]["pixel_auroc"] == "the data set has no masks"
+    assert set(cell["reasons"]) == {name for name, value in cell["metrics"].items() if value is None}
+    assert "warning: tile / vision_patchcore: no threshold, verdicts will be null: 1 training image" in ended.err
+    table = rows(Path(ended.json["run"]))
+    assert (table[0]["verdict"], table[0]["threshold"]) == ("", "")
+    people = uadctl("bench", "--dataset", "mvtec", "--root", "data", "--model", "patchcore")
+    assert "tile: there is no defect image (1 normal)" in people.out
+
+
+def test_a_broken_test_image_fails_its_cell_and_is_named(uadctl, small, one_category):
+    file = one_category / "tile/test/good/001.png"
+    file.write_bytes(file.read_bytes()[:-500])
+    ended = uadctl("bench", *small, "--json", code=1)
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["success"] is False
+    assert cell["error"].startswith(str(file))
+    assert f"error: tile / vision_patchcore: {file}" in ended.err
+
+
+def test_a_broken_image_can_be_left_out_and_is_counted(uadctl, small, one_category):
+    for name in ("test/good/001.png", "train/good/002.png"):
+        file = one_category / "tile" / name
+        file.write_bytes(file.read_bytes()[:-500])
+    ended = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json")
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["counts"]["broken_images"] == 2
+    assert cell["counts"]["train_images"] == 5
+    assert cell["counts"]["images"] == 4
+    broken = [r for r in rows(Path(ended.json["run"])) if r["status"] == "error"]
+    assert [(r["path"], r["score"], r["verdict"]) for r in broken] == [
+        ("train/good/002.png", "", ""),
+        ("test/good/001.png", "", ""),
+    ]
+    assert all(r["reason"] for r in broken)
+    assert ended.err.count("warning: left out of") == 2
+    warnings = document(Path(ended.json["run"]), "run.json")["warnings"]
+    assert len(warnings) == 2
+
+
+def test_missing_masks_stop_the_bench_before_it_begins(uadctl, small, one_category, tmp_path):
+    mask = one_category / "tile/ground_truth/scratch/001_mask.png"
+    mask.unlink()
+    ended = uadctl("bench", *small, code=2)
+    assert ended.err == (
+        f"error: {one_category}/tile/test/scratch/001.png: no mask at {mask}\n"
+        "  Add the masks, or leave these images out of the pixel metrics with: "
+        '[dataset] on_error = "skip"\n'
+    )
+    assert ended.out == ""
+    assert not (tmp_path / "runs").exists()
+    counts = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json").json
+    cell = counts["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["counts"]["defect_images_without_mask"] == 1
+    assert cell["counts"]["pixel_images"] == 4
+    assert cell["counts"]["images"] == 5
+    assert uadctl("bench", *small, "--no-pixel", "--json").code == 0
+
+
+def test_a_mask_of_another_size_fails_the_cell(uadctl, small, one_category):
+    mask = parts.write(one_category / "tile/ground_truth/scratch/001_mask.png", np.full((32, 64), 255, np.uint8))
+    ended = uadctl("bench", *small, "--json", code=1)
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["error"] == f"{mask} is 32x64, its image is 64x64 (height x width)"
+
+
+def test_without_pixel_metrics_the_image_metrics_are_the_same(uadctl, small):
+    with_pixels = uadctl("bench", *small, "--json").json
+    without = uadctl("bench", *small, "--no-pixel", "--json").json
+    a, b = (d["results"]["tile"]["vision_patchcore"]["0"]["metrics"] for d in (with_pixels, without))
+    assert b == {k: v for k, v in a.items() if not k.startswith(("pixel", "aupro"))}
+    assert len(b) == len(a) - 4
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_limits_take_images_evenly_from_every_kind(uadctl, small, limit):
+    found = uadctl("bench", *small, "--limit-train", limit, "--limit-test", limit, "--json").json
+    table = rows(Path(found["run"]))
+    counts = found["results"]["tile"]["vision_patchcore"]["0"]["counts"]
+    assert counts["train_images"] == len(table) == limit
+    if limit > 1:
+        assert {r["defect"] for r in table} == {"good", "scratch"}
+
+
+def test_a_crop_leaves_pixels_out_and_counts_them(uadctl, small):
+    args = [a for a in small if not a.startswith("preprocess")]
+    args = [a for a, b in zip(args, [*args[1:], ""], strict=True) if not (a == "--set" and b == "")]
+    found = uadctl(
+        "bench", *args, "--set", "preprocess.resize=[64,64]", "--set", "preprocess.crop=[48,48]", "--json"
+    ).json
+    counts = found["results"]["tile"]["vision_patchcore"]["0"]["counts"]
+    assert counts["pixels_left_out"] == 5 * (64 * 64 - 48 * 48)
+    assert counts["pixels"] == 5 * 48 * 48
+    field = tifffile.imread(Path(found["run"]) / UNIT / "maps/test/good/000.tiff")
+    assert np.isnan(field).sum() == 64 * 64 - 48 * 48
+    assert np.isfinite(field[8:-8, 8:-8]).all()
+
+
+def test_random_weights_warn_and_are_recorded(uadctl, small):
+    ended = uadctl("bench", *small, "--no-pretrained", "--json")
+    assert "warning: vision_patchcore: pretrained = false: the backbone's weights are random" in ended.err
+    record = document(Path(ended.json["run"]), "run.json")
+    assert record["models"]["vision_patchcore"]["tile"]["weights"] == "random"
+    assert len(record["warnings"]) == 1
+
+
+def test_held_out_images_are_not_in_the_model(uadctl, small):
+    found = uadctl("bench", *small, "--set", "calibration.holdout=0.5", "--json").json
+    run = Path(found["run"])
+    image = document(run, f"{UNIT}/thresholds.json")["image"]
+    assert (image["source"], image["n"]) == ("holdout", 3)
+    assert found["results"]["tile"]["vision_patchcore"]["0"]["counts"]["train_images"] == 3
+    again = uadctl("bench", *small, "--set", "calibration.holdout=0.5", "--json").json
+    assert document(Path(again["run"]), f"{UNIT}/thresholds.json") == document(run, f"{UNIT}/thresholds.json")
+
+
+def test_validation_images_of_the_data_set_set_the_threshold(uadctl, small, one_category):
+    for i in range(4):
+        parts.write(one_category / "tile" / "validation" / "good" / f"{i}.png", parts.surface(300 + i))
+    found = uadctl("bench", *small, "--json").json
+    image = document(Path(found["run"]), f"{UNIT}/thresholds.json")["image"]
+    assert (image["source"], image["n"]) == ("validation", 4)
+
+
+def test_images_that_differ_in_their_suffix_only_keep_their_own_maps(uadctl, small, one_category):
+    parts.write(one_category / "tile/test/good/000.bmp", parts.surface(400))
+    found = uadctl("bench", *small, "--json").json
+    table = rows(Path(found["run"]))
+    assert [r["map"] for r in table[:3]] == [
+        "maps/test/good/000.bmp.tiff",
+        "maps/test/good/000.png.tiff",
+        "maps/test/good/001.tiff",
+    ]
+    assert all((Path(found["run"]) / UNIT / r["map"]).is_file() for r in table)
+
+
+def test_a_run_folder_can_be_moved(uadctl, small, tmp_path):
+    run = Path(uadctl("bench", *small, "--json").json["run"])
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    run.rename(moved)
+    line = uadctl("score", moved, tmp_path / "data/tile/test/good/000.png", "--json").lines[0]
+    table = rows(moved)
+    assert line["score"] == pytest.approx(float(table[0]["score"]), rel=1e-5)
+    assert line["threshold"] == float(table[0]["threshold"])
+    for file in moved.rglob("*"):
+        if file.suffix in (".json", ".csv") and file.name != "run.json":
+            assert str(tmp_path) not in file.read_text(), file
+
+
+def test_dry_run_opens_no_image_and_makes_no_folder(uadctl, small, one_category, tmp_path):
+    for file in one_category.rglob("*.png"):
+        file.write_bytes(b"not an image")
+    ended = uadctl("bench", *small, "--dry-run", "--json")
+    (unit,) = ended.json["units"]
+    assert unit == {
+        "category": "tile",
+        "label": "vision_patchcore",
+        "seed": 0,
+        "train": 6,
+        "validation": 0,
+        "test_good": 2,
+        "test_defect": 3,
+    }
+    assert ended.json["models"]["vision_patchcore"]["weights"] == "package"
+    assert not (tmp_path / "runs").exists()
+    assert "1 units; nothing was run." in uadctl("bench", *small, "--dry-run").out

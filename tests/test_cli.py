@@ -1,0 +1,312 @@
+"""The program's manners: streams, exit codes, messages, help; the same in every command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import parts
+import pytest
+
+import uadctl as package
+from uadctl.spec.registry import MODELS, ModelEntry
+
+COMMANDS = ("bench", "fit", "score", "models", "datasets")
+
+
+def test_help_names_every_command_and_exit_code(uadctl):
+    text = uadctl("--help").out
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", text, re.M)
+    for code in ("0 done", "1 failed", "2 something to fix", "3 a gate failed", "4 an anomaly", "130 interrupted"):
+        assert code in " ".join(text.split())
+    assert uadctl("-h").out == text
+
+
+def test_help_of_bench_shows_how_to_give_parameters_and_checkpoints(uadctl):
+    text = " ".join(uadctl("bench", "--help").out.split())
+    assert "--model-kwargs JSON" in text
+    assert """e.g. '{"coreset_ratio": 0.01}'""" in text
+    assert "--checkpoint-path FILE" in text
+    assert "e.g. --checkpoint-path model.ckpt" in text
+
+
+def test_version(uadctl):
+    assert uadctl("--version").out == f"uadctl {package.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["models", "datasets"])
+def test_alone_means_list(uadctl, name):
+    assert uadctl(name).out == uadctl(name, "list").out
+    assert len(uadctl(name, "list", "--json").json) >= 1
+
+
+def test_listing_filters_by_tag(uadctl):
+    assert [m["name"] for m in uadctl("models", "list", "--tag", "memory-bank", "--json").json] == ["vision_patchcore"]
+    assert uadctl("models", "list", "--tag", "memory-bank", "--tag", "banana", "--json").json == []
+
+
+def test_data_sets_have_one_line_each(uadctl):
+    text = uadctl("datasets", "list").out
+    for name in ("demo", "folder", "mvtec"):
+        assert len(re.findall(rf"^ {name} ", text, re.M)) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["bench", "--banana"], "error: no such option: --banana\n  See: uadctl bench --help\n"),
+        (
+            ["bench", "--seed", "x"],
+            "error: invalid value for '--seed': 'x' is not a valid int.\n  See: uadctl bench --help\n",
+        ),
+        (["banana"], "error: no such command 'banana'.\n  See: uadctl --help\n"),
+        (["score"], "error: missing argument 'RUN|SPEC'.\n  See: uadctl score --help\n"),
+    ],
+)
+def test_errors_of_usage_are_one_line_and_a_hint(uadctl, args, message):
+    ended = uadctl(*args, code=2)
+    assert ended.err.replace("root --help", "uadctl --help") == message
+    assert ended.out == ""
+
+
+def test_every_problem_of_a_spec_is_a_line(uadctl, tmp_path):
+    spec = tmp_path / "screw.toml"
+    spec.write_text('[dataset]\nname = "demo"\n[model]\nname = "patchcor"\n[run]\nsead = 1\nseed = -1\n')
+    ended = uadctl("bench", "screw.toml", code=2)
+    lines = [line for line in ended.err.splitlines() if not line.startswith("  ")]
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [
+        ["error", "screw.toml:4"],
+        ["error", "screw.toml:6"],
+        ["error", "screw.toml:7"],
+    ]
+    assert lines[-1] == "screw.toml: 3 problems (listed above); nothing was run."
+    assert ended.out == ""
+
+
+def test_an_unset_variable_is_named(uadctl, monkeypatch, tmp_path):
+    monkeypatch.delenv("MVTEC_ROOT", raising=False)
+    spec = Path(__file__).parents[1] / "specs" / "mvtec_patchcore.toml"
+    ended = uadctl("bench", spec, code=2)
+    assert "the environment variable MVTEC_ROOT is not set" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--root", "nowhere"], "nowhere"),
+        (["--category", "til"], 'error: [dataset] categories: "til" is not in '),
+        (["--model-kwargs", "[1]"], "error: --model-kwargs: expected a JSON object, found a list: "),
+        (["--model-kwargs", "{"], "error: --model-kwargs is not valid JSON: "),
+        (["--model-kwargs", '{"coreset": 1}'], "did you mean coreset_ratio"),
+        (["--set", "model.params.coreset_ratio=0.0"], "coreset_ratio (=0.0) must lie in (0, 1]"),
+        (["--set", "model.params.backbone=resnet19"], "no such backbone; did you mean resnet"),
+        (["--checkpoint-path", "m.ckpt"], "vision_patchcore takes no checkpoint"),
+        (["--set", "metrics.pixels=false"], "did you mean pixel"),
+        (["--set", "model.params.weights=absent.pth"], "absent.pth: no such weights file"),
+    ],
+)
+def test_what_a_user_can_fix_ends_with_2_before_anything_is_made(uadctl, small, tmp_path, args, message):
+    if args[0] == "--root":
+        small = [a for a in small if a != small[2] or a == "--root"]
+        small = ["--dataset", "mvtec", "--model", "patchcore"]
+    ended = uadctl("bench", *small, *args, code=2)
+    assert message in ended.err
+    assert ended.err.startswith("error: ")
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        ("tile/train", "error: "),
+        ("tile/test", "error: "),
+        ("tile", "error: "),
+    ],
+)
+def test_empty_and_missing_folders(uadctl, small, one_category, remove, message):
+    import shutil
+
+    shutil.rmtree(one_category / remove)
+    ended = uadctl("bench", *small, code=2)
+    assert ended.err.startswith(message)
+    assert str(one_category) in ended.err
+
+
+class NeedsCheckpoint:
+    """A detector of the tests that works only with a checkpoint."""
+
+    offers_left_out = False
+    stride = 8
+
+    def __init__(self, *, checkpoint_path: str, device: str = "cpu") -> None:
+        self.checkpoint_path = checkpoint_path
+        self.device = device
+
+    def weights_state(self) -> str:
+        return "path"
+
+
+@pytest.fixture
+def checkpoint_model(monkeypatch):
+    entry = ModelEntry(
+        name="vision_needs",
+        target=f"{__name__}:NeedsCheckpoint",
+        summary="needs a checkpoint",
+        requires_checkpoint=True,
+        path_params=("checkpoint_path",),
+    )
+    monkeypatch.setitem(MODELS, entry.name, entry)
+
+
+def test_flag_and_kwargs_reach_the_constructor_as_one_checkpoint_path(uadctl, small, checkpoint_model, monkeypatch):
+    seen = []
+
+    def spy(name, **kwargs):
+        seen.append((name, kwargs))
+        return NeedsCheckpoint(**kwargs)
+
+    monkeypatch.setattr("uadctl.plan.create_model", spy)
+    small[5] = "vision_needs"
+    given = ["--checkpoint-path", "m.ckpt", "--model-kwargs", '{"device": "cpu"}', "--dry-run"]
+    uadctl("bench", *small, *given)
+    assert seen
+    assert all(
+        s == ("vision_needs", {"checkpoint_path": str(Path("m.ckpt").absolute()), "device": "cpu"}) for s in seen
+    )
+
+
+def test_a_missing_checkpoint_is_said_before_data_are_looked_for(uadctl, small, checkpoint_model):
+    small[3], small[5] = "/nowhere", "vision_needs"
+    ended = uadctl("bench", *small, code=2)
+    assert "vision_needs needs a checkpoint and none is given" in ended.err
+    assert "nowhere" not in ended.err
+
+
+def test_hostile_input_does_not_flood(uadctl, one_category, small):
+    for i in range(3000):
+        parts_dir = one_category / "tile" / "test" / "scratch"
+        (parts_dir / f"{'x' * 100}{i}.png").touch()
+    ended = uadctl("bench", *small, code=2)
+    assert len(ended.err.encode()) < 100_000
+    assert "more defect images without a mask" in ended.err
+
+
+def test_quiet_silences_warnings_and_not_errors(uadctl, small):
+    loud = uadctl("bench", *small, "--no-pretrained", "--limit-train", "2")
+    assert "warning: " in loud.err
+    assert uadctl("bench", *small, "--no-pretrained", "--limit-train", "2", "--quiet").err == ""
+    assert uadctl("bench", *small, "--quiet", "--category", "x", code=2).err.startswith("error: ")
+
+
+def test_no_bars_where_stderr_is_no_terminal(uadctl, small):
+    assert uadctl("bench", *small).err == ""
+
+
+def test_a_bug_is_one_line_and_a_traceback_with_debug(uadctl, small, monkeypatch):
+    def bug(*args, **kwargs):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("uadctl.bench.make_plan", bug)
+    ended = uadctl("bench", *small, code=1)
+    assert ended.err.startswith("error: ZeroDivisionError: oops\n")
+    assert "Traceback" not in ended.err
+    with pytest.raises(ZeroDivisionError):
+        uadctl("bench", *small, "--debug")
+
+
+def program(*args: object, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "uadctl", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts jobs in the background lets them ignore Ctrl-C; these must not inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_130_and_a_resumable_folder(one_category, tmp_path, number):
+    parts.write_category(one_category, "panel", train=40, size=(256, 256))
+    run_dir = tmp_path / "runs"
+    process = program(
+        "bench",
+        "--dataset",
+        "mvtec",
+        "--root",
+        one_category,
+        "--model",
+        "patchcore",
+        "--run-dir",
+        run_dir,
+        cwd=tmp_path,
+    )
+    deadline = time.monotonic() + 60
+    while not list(run_dir.glob("*/units/*/*/*/status")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[0] == "error: interrupted"
+    assert '"status": "interrupted"' in next(run_dir.glob("*/run.json")).read_text()
+
+
+def test_a_reader_that_goes_away_is_no_error(finished, tmp_path):
+    for i in range(4):
+        parts.write(tmp_path / "many" / f"{i}.png", parts.surface(i))
+    process = program("score", finished, tmp_path / "many", "--json")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        err = process.stderr.read()
+    process.wait(timeout=60)
+    assert "Traceback" not in err
+
+
+def test_bars_name_the_device_and_the_rate(finished, tmp_path):
+    pty = pytest.importorskip("pty", reason="bars need a terminal, which this system cannot make")
+    parts.write(tmp_path / "new" / "0.png", parts.surface(0))
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "uadctl",
+                "score",
+                str(finished),
+                str(tmp_path / "new"),
+                "--json",
+                "--device",
+                "cpu",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=follower,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(follower)
+        seen = b""
+        while True:
+            try:
+                chunk = terminal.read(4096)
+            except OSError:  # Linux says so when the other side is closed
+                break
+            if not chunk:
+                break
+            seen += chunk
+        out = process.communicate(timeout=60)[0]
+    assert b"score" in seen
+    assert b"0/1" in seen
+    assert b"cpu" in seen
+    assert out.count(b"\n") == 1

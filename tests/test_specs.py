@@ -1,0 +1,60 @@
+"""The specs that come with the project are valid, and say what their comments say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import parts
+import pytest
+
+from uadctl.spec import read_spec
+
+SPECS = Path(__file__).parents[1] / "specs"
+
+
+@pytest.fixture
+def env(tmp_path):
+    return {"MVTEC_ROOT": str(tmp_path), "PARTS_ROOT": str(tmp_path)}
+
+
+def test_every_spec_is_valid_and_gives_no_notes(env):
+    files = sorted(SPECS.glob("*.toml"))
+    assert [f.name for f in files] == ["demo.toml", "folder.toml", "mvtec_patchcore.toml", "mvtec_patchcore_wrn50.toml"]
+    for file in files:
+        reading = read_spec(str(file), env=env)
+        assert reading.notes == ()
+        assert reading.spec.run.name == file.stem
+        assert reading.spec.models[0].name == "vision_patchcore"
+
+
+def test_the_papers_spec_is_the_papers_setting(env):
+    spec = read_spec(str(SPECS / "mvtec_patchcore_wrn50.toml"), env=env).spec
+    assert spec.preprocess.resize == (256, 256)
+    assert spec.preprocess.crop == (224, 224)
+    params = spec.models[0].params
+    assert (params["backbone"], tuple(params["layers"])) == ("wide_resnet50_2", ("layer2", "layer3"))
+    assert (params["neighborhood"], params["coreset_ratio"], params["n_neighbors"], params["sigma"]) == (3, 0.1, 9, 4.0)
+
+
+def test_the_papers_spec_runs(tmp_path, uadctl, monkeypatch):
+    monkeypatch.setenv("MVTEC_ROOT", str(tmp_path / "data"))
+    parts.write_category(tmp_path / "data", "tile", train=2, good=1, bad=1)
+    found = uadctl("bench", SPECS / "mvtec_patchcore_wrn50.toml", "--no-pretrained", "--json", "--run-dir", "runs").json
+    cell = found["results"]["tile"]["patchcore_wrn50"]["0"]
+    assert cell["success"] is True
+    assert cell["counts"]["pixels_left_out"] == 2 * (64 * 64 - 56 * 56)
+
+
+def test_the_folder_spec_reads_its_layout(env, tmp_path, uadctl, monkeypatch):
+    for i in range(4):
+        parts.write(tmp_path / "good" / "train" / "a" / f"{i}.png", parts.surface(i))
+    parts.write(tmp_path / "good" / "test" / "0.png", parts.surface(9))
+    image, mask = parts.scratched(10)
+    parts.write(tmp_path / "bad" / "dent" / "7.png", image)
+    parts.write(tmp_path / "masks" / "7.png", mask)
+    monkeypatch.setenv("PARTS_ROOT", str(tmp_path))
+    found = uadctl("bench", SPECS / "folder.toml", "--run-dir", tmp_path / "runs", "--json").json
+    (cell,) = found["results"].values()
+    metrics = cell["vision_patchcore"]["0"]["metrics"]
+    assert metrics["image_auroc"] == 1.0
+    assert metrics["pixel_auroc"] > 0.9

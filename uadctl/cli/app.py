@@ -1,0 +1,111 @@
+"""The program `uadctl`: its commands, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from uadctl import __version__
+from uadctl.cli import bench, datasets, fit, models, score
+from uadctl.cli.console import screen
+from uadctl.errors import UadctlError
+
+# Typer's own errors of usage derive from the class that its public BadParameter derives from.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+INTERRUPTED = 130
+
+
+class Group(TyperGroup):
+    """All commands; turns errors into messages and exit codes, for the program and for tests alike."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        screen.configure()
+        code = 1
+        try:
+            result = super().main(*args, **{**extra, "standalone_mode": False})
+            code = result if isinstance(result, int) else 0
+        except _UsageError as error:
+            screen.message("error", _lower(error.format_message()), _usage(error))
+            code = 2
+        except UadctlError as error:
+            screen.error(error)
+            code = error.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read stdout has gone (`uadctl score … | head`): stop without a word, as other filters do.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
+            code = 1
+        except Exception as error:
+            if screen.debug:
+                raise
+            screen.message(
+                "error",
+                f"{type(error).__name__}: {error}",
+                "This is a bug in uadctl or in a library. --debug shows where it happened.",
+            )
+        if code == INTERRUPTED:  # Typer makes its own exit code of Ctrl-C
+            screen.message("error", "interrupted", "A bench goes on where it stopped with: uadctl bench --resume RUN")
+        screen.close()
+        sys.exit(code)
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _usage(error: Any) -> str | None:
+    context = getattr(error, "ctx", None)
+    return None if context is None else f"See: {context.command_path} --help"
+
+
+app = typer.Typer(
+    name="uadctl",
+    cls=Group,
+    help="Find defects on images having seen only good parts.",
+    epilog="Exit codes: 0 done, 1 failed at run time, 2 something to fix in the command, spec, data or installation, "
+    "3 a gate failed, 4 an anomaly was found (score --fail-on-anomaly), 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"uadctl {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find defects on images having seen only good parts."""
+
+
+app.command("bench")(bench.bench)
+app.command("fit")(fit.fit)
+app.command("score")(score.score)
+app.add_typer(models.app, name="models")
+app.add_typer(datasets.app, name="datasets")
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app()

@@ -1,0 +1,214 @@
+"""`uadctl bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from uadctl.cli import options as o
+from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.spec import Overrides, read_spec
+
+if TYPE_CHECKING:
+    from uadctl.bench import BenchResult
+    from uadctl.spec import RunSpec
+
+# heading, metric: the columns for people; everything is in metrics.json.
+_COLUMNS = (
+    ("image\nAUROC", "image_auroc"),
+    ("image\nAP", "image_ap"),
+    ("image\nF1max", "image_f1max"),
+    ("pixel\nAUROC", "pixel_auroc"),
+    ("pixel\nAP", "pixel_ap"),
+    ("pixel\nF1max", "pixel_f1max"),
+)
+
+
+def bench(
+    spec: o.SpecArgument = None,
+    set_: o.Set = None,
+    dataset: o.DatasetOption = None,
+    root: o.Root = None,
+    category: o.Category = None,
+    split: o.Split = None,
+    model: o.Model = None,
+    model_kwargs: o.ModelKwargs = None,
+    checkpoint_path: o.CheckpointPath = None,
+    pretrained: o.Pretrained = None,
+    pixel: o.Pixel = None,
+    device: o.Device = None,
+    seed: o.Seed = None,
+    limit_train: o.LimitTrain = None,
+    limit_test: o.LimitTest = None,
+    run_dir: o.RunDir = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a RUN, or with the newest unfinished run of SPEC; finished cells are kept."
+        ),
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE", help="Write the JSON report to FILE.")
+    ] = None,
+    json_: o.Json = False,
+    dry_run: o.DryRun = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Fit, score and measure every category and model of a spec.
+
+    Example: uadctl bench specs/demo.toml
+    Without a spec: uadctl bench --dataset mvtec --root DIR --category bottle --model vision_patchcore
+    """
+    screen.configure(quiet=quiet, debug=debug)
+    overrides = Overrides(
+        set=tuple(set_ or ()),
+        dataset=dataset,
+        root=root,
+        categories=tuple(category) if category else None,
+        split=split,
+        model=model,
+        model_kwargs=model_kwargs,
+        checkpoint_path=checkpoint_path,
+        pretrained=pretrained,
+        pixel=pixel,
+        device=device,
+        seed=seed,
+        limit_train=limit_train,
+        limit_test=limit_test,
+        run_dir=run_dir,
+    )
+    reading = read_spec(o.spec_file(spec), overrides)
+    for note in reading.notes:
+        screen.note(note)
+    if dry_run:
+        print_plan(reading.spec, json_=json_)
+        return
+    from uadctl.bench import bench as run_bench
+    from uadctl.runs.folder import RunFolder, newest
+
+    unfinished = None
+    if resume:
+        folder = Path(spec) if spec is not None and Path(spec).is_dir() else None
+        unfinished = (
+            newest(reading.spec, finished=False) if folder is None else RunFolder.unfinished(folder, reading.spec)
+        )
+    with screen.progress(device=o.show_device(reading.spec)) as progress:
+        result = run_bench(reading.spec, resume=unfinished, progress=progress, notes=reading.notes)
+    document = {"schema": 1, "run": str(result.run.path), **_body(result.metrics), "timing": _body(result.timing)}
+    if output is not None:
+        from uadctl.report import save_run_report
+
+        save_run_report(output, document)
+    if json_:
+        print_lines(json.dumps(document, allow_nan=False))
+    else:
+        _print_results(result, reading.spec)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _body(document: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key != "schema"}
+
+
+def _print_results(result: BenchResult, spec: RunSpec) -> None:
+    """A table of metrics and one of costs, a row a cell; what is undefined is a dash, and its reason follows below."""
+    from uadctl.metrics import aupro_name
+
+    limits = tuple((f"AUPRO\n@{limit:g}", aupro_name(limit)) for limit in spec.metrics.fpr_limits)
+    columns = tuple((h, m) for h, m in _COLUMNS + limits if spec.metrics.pixel or not m.startswith(("pixel", "aupro")))
+    rows: list[list[str]] = []
+    reasons: dict[str, list[str]] = {}
+    for name, cell in _cells(result, several=len(spec.models) > 1):
+        if not cell["success"]:
+            rows.append([name, "failed", *[""] * (len(columns) + 1)])
+            continue
+        m = cell["metrics"]
+        rows.append(
+            [name, *(_number(m.get(k)) for _, k in columns), _share(m["fn"], m["tp"]), _share(m["fp"], m["tn"])]
+        )
+        for metric, reason in cell["reasons"].items():
+            reasons.setdefault(f"{name}: {reason}", []).append(metric)
+    if len(result.metrics["results"]) > 1:
+        for label, means in result.metrics["means"].items():
+            name = f"mean · {label}" if len(spec.models) > 1 else "mean"
+            rows.append([name, *(_number(means.get(k)) for _, k in columns), "", ""])
+    print_table(("category", *(h for h, _ in columns), "missed", "false\nalarms"), rows, text_columns=1)
+    for reason, names in reasons.items():
+        print_lines(f"{reason} ({', '.join(names)})")
+    _print_costs(result, several=len(spec.models) > 1)
+    print_lines(f"run: {result.run.path}")
+
+
+def _cells(result: BenchResult, *, several: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    for category, models in result.metrics["results"].items():
+        for label, seeds in models.items():
+            for cell in seeds.values():
+                yield (f"{category} · {label}" if several else category), cell
+
+
+def _print_costs(result: BenchResult, *, several: bool) -> None:
+    rows = [
+        [
+            f"{t['category']} · {t['label']}" if several else t["category"],
+            f"{t['fit_seconds']:.1f}",
+            _number(t["ms_per_image_p50"], 1),
+            _number(t["ms_per_image_p95"], 1),
+            _number(t["images_per_second"], 1),
+            _megabytes(t["model_bytes"]),
+            _megabytes(t["peak_memory_bytes"]),
+        ]
+        for t in result.timing["units"]
+    ]
+    if rows:
+        headings = ("category", "fit s", "ms/image\np50", "ms/image\np95", "images\n/s", "model\nMB", "peak\nMB")
+        print_table(headings, rows, text_columns=1)
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.0f}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _share(part: int | None, rest: int | None) -> str:
+    return "-" if part is None or rest is None else f"{part}/{part + rest}"
+
+
+def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
+    """What would be run, without opening an image."""
+    from uadctl.plan import build_detector, make_plan
+
+    plan = make_plan(spec, testing=testing)
+    models: dict[str, dict[str, Any]] = {
+        m.label: {"name": m.name, "params": m.params, "weights": build_detector(spec, m).weights_state()}
+        for m in spec.models
+    }
+    units = [
+        {
+            "category": cell.category,
+            "label": cell.model.label,
+            "seed": cell.seed,
+            "train": len(cell.train),
+            "validation": len(cell.dataset.validation),
+            "test_good": sum(s.label == 0 for s in cell.test),
+            "test_defect": sum(s.label == 1 for s in cell.test),
+        }
+        for cell in plan.cells
+    ]
+    if json_:
+        print_lines(json.dumps({"schema": 1, "models": models, "units": units}, allow_nan=False))
+        return
+    headings = ("category", "label", "seed", "train", "validation", "test\ngood", "test\ndefect")
+    print_table(headings, [[str(v) for v in u.values()] for u in units], text_columns=2)
+    for label, model in models.items():
+        params = ", ".join(f"{k} = {v}" for k, v in model["params"].items())
+        print_lines(f"{label}: {model['name']}({params})\n  weights: {model['weights']}")
+    print_lines(f"{len(units)} units; nothing was run.")

@@ -1,0 +1,223 @@
+"""What people see: messages and bars on stderr, tables on stdout.
+
+The only module that imports rich, and only when used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from uadctl.errors import SpecError, UadctlError
+from uadctl.progress import Silent, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+# A folder with 100,000 broken files must not fill a log.
+_MESSAGE_BYTES = 64_000
+
+
+class Screen:
+    """How this process talks: set once by the command that runs."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.debug = False
+        self._said: set[str] = set()
+        self._spent = 0
+        self._left_out = 0
+        self._bars: Bars | None = None
+
+    def configure(self, *, quiet: bool = False, debug: bool = False) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.quiet, self.debug = quiet, debug
+
+    def message(self, kind: str, text: str, help: str | None = None) -> None:
+        """One line `kind: text` on stderr for each line of text, the help indented below."""
+        lines = [f"{kind}: {line}" for line in text.splitlines() or [""]]
+        lines += [f"  {line}" for line in (help or "").splitlines()]
+        block = "\n".join(lines)
+        if block in self._said:
+            return
+        self._said.add(block)
+        shown = []
+        for line in lines:
+            self._spent += len(line.encode("utf-8", "backslashreplace")) + 1
+            if self._spent > _MESSAGE_BYTES:
+                self._left_out += 1
+            else:
+                shown.append(line)
+        if shown:
+            self.write("\n".join(shown))
+
+    def note(self, text: str) -> None:
+        """A warning about how the command was understood."""
+        if not self.quiet:
+            self.message("warning", text)
+
+    def close(self) -> None:
+        """Say how much was kept back."""
+        if self._left_out:
+            self.write(f"and {self._left_out} more lines")
+            self._left_out = 0
+
+    def error(self, error: UadctlError) -> None:
+        """Every problem of an error, each with its help."""
+        problems = getattr(error, "problems", ())
+        if problems:
+            for problem in problems:
+                self.message("error", problem.message, problem.help)
+            if isinstance(error, SpecError) and error.source is not None and len(problems) > 1:
+                self.write(f"{error.source}: {len(problems)} problems (listed above); nothing was run.")
+            return
+        self.message("error", error.message, error.help)
+
+    def write(self, text: str) -> None:
+        """A line on stderr, above a running bar."""
+        text = text.encode("utf-8", "backslashreplace").decode()
+        if self._bars is not None and self._bars.live is not None:
+            self._bars.live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    @contextmanager
+    def progress(self, *, device: str | None = None) -> Iterator[Bars]:
+        """Bars on a terminal; otherwise only warnings and failures are shown, and with --quiet only failures.
+
+        device: what the network runs on, named by the bars.
+        """
+        self._bars = Bars(self, device=device, visible=not self.quiet and sys.stderr.isatty())
+        try:
+            yield self._bars
+        finally:
+            self._bars.stop()
+            self._bars = None
+
+
+class Bars(Silent):
+    """A Progress for people."""
+
+    def __init__(self, screen: Screen, *, device: str | None, visible: bool) -> None:
+        super().__init__()
+        self._screen = screen
+        self._device = device
+        self._visible = visible
+        self.live: RichProgress | None = None
+
+    def task(self, title: str, total: int | None, *, unit: str = "images") -> Task:
+        if not self._visible:
+            return super().task(title, total, unit=unit)
+        if self.live is None:
+            self.live = _bars(self._device)
+            self.live.start()
+        return _Bar(self, self.live, self.live.add_task(title, total=total, unit=unit))
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def warn(self, message: str) -> None:
+        super().warn(message)
+        if not self._screen.quiet:
+            self._screen.message("warning", message)
+
+    def fail(self, message: str, error: Exception) -> None:
+        super().fail(message, error)
+        self._screen.message("error", message, error.help if isinstance(error, UadctlError) else None)
+        if self._screen.debug:
+            import traceback
+
+            self._screen.write("".join(traceback.format_exception(error)).rstrip())
+
+
+class _Bar:
+    """A bar that goes away when its task is over."""
+
+    def __init__(self, bars: Bars, live: RichProgress, task: Any) -> None:
+        self._bars, self._live, self._task = bars, live, task
+
+    def advance(self, n: int = 1) -> None:
+        self._live.advance(self._task, n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.remove_task(self._task)
+        if not self._live.tasks:
+            self._bars.stop()
+
+
+def _bars(device: str | None) -> RichProgress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s")
+
+    class Device(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(_device_text(device), style="dim")
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    ]
+    if device is not None:
+        columns.append(Device())
+    # Lines that go to the same terminal appear above the bar; results in a pipe must stay in the pipe.
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def _device_text(device: str | None) -> str:
+    if device is None or not device.startswith("cuda"):
+        return device or ""
+    import torch
+
+    return f"{device} {torch.cuda.memory_allocated(device) / 2**30:.1f} GiB"
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> None:
+    """A table on stdout. The first `text_columns` columns hold words and may wrap;
+
+    the others hold numbers and never do.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for i, heading in enumerate(headings):
+        words = i < text_columns
+        table.add_column(
+            Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold", vertical="top"
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _stdout().print(table)
+
+
+def print_lines(text: str) -> None:
+    """Plain text on stdout, as it is."""
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    sys.stdout.flush()
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+
+
+screen = Screen()

@@ -1,0 +1,95 @@
+"""Options that several commands share, and what they mean for a spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from uadctl.runs.folder import RunFolder
+    from uadctl.spec import RunSpec
+
+_SPEC = "Spec"
+_RUN = "Running"
+_OUT = "Output"
+
+SpecArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SPEC|RUN]",
+        help="A TOML spec, or a run folder to repeat. Not needed with --dataset.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the spec, e.g. --set run.seed=1. Repeatable."),
+]
+DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Kind of data set; see: uadctl datasets list")]
+Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of the data set.")]
+Category = Annotated[
+    list[str] | None, typer.Option("--category", help="Category, or a glob. Repeatable. Default: all.")
+]
+Split = Annotated[str | None, typer.Option("--split", help="Test split, where the data set has several.")]
+Model = Annotated[str | None, typer.Option("--model", help="Model name; see: uadctl models list")]
+ModelKwargs = Annotated[
+    str | None,
+    typer.Option(
+        "--model-kwargs", metavar="JSON", help="Model parameters as a JSON object, e.g. '{\"coreset_ratio\": 0.01}'."
+    ),
+]
+CheckpointPath = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-path",
+        metavar="FILE",
+        help="Trained model for those that need one, e.g. --checkpoint-path model.ckpt",
+    ),
+]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option("--pretrained/--no-pretrained", help="Pretrained weights, or random ones.", show_default=False),
+]
+Pixel = Annotated[
+    bool | None,
+    typer.Option("--pixel/--no-pixel", help="Pixel metrics where masks exist (on by default).", show_default=False),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+LimitTrain = Annotated[int | None, typer.Option("--limit-train", help="At most so many training images a category.")]
+LimitTest = Annotated[int | None, typer.Option("--limit-test", help="At most so many test images a category.")]
+RunDir = Annotated[
+    str | None, typer.Option("--run-dir", metavar="DIR", help="Where run folders are made. Default: runs")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no warnings.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, open no image.")]
+
+
+def spec_file(target: str | None) -> str | None:
+    """The spec file that a SPEC or RUN argument names. RunError for a folder that is no run."""
+    from uadctl.runs.folder import RunFolder
+
+    if target is not None and Path(target).is_dir():
+        return str(RunFolder.open(Path(target)).path / "spec.toml")
+    return target
+
+
+def finished_run(target: str) -> RunFolder:
+    """The run that a RUN or SPEC argument of `score` stands for: itself, or the newest finished run of the spec."""
+    from uadctl.runs.folder import RunFolder, newest
+    from uadctl.spec import read_spec
+
+    if not Path(target).is_file():
+        return RunFolder.open(Path(target))
+    return newest(read_spec(target).spec, finished=True)
+
+
+def show_device(spec: RunSpec) -> str | None:
+    """What the bars name; torch is about to be needed anyway."""
+    from uadctl.features.backbone import resolve_device
+
+    return resolve_device(spec.run.device)

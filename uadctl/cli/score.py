@@ -1,0 +1,138 @@
+"""`uadctl score`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+
+from uadctl.cli import options as o
+from uadctl.cli.console import print_lines, screen
+from uadctl.errors import RunError, SpecError
+
+if TYPE_CHECKING:
+    from uadctl.score import ScoreLine
+
+_CSV_COLUMNS = ("path", "status", "score", "threshold", "verdict", "map", "reason")
+ANOMALY_FOUND = 4
+
+
+def score(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|SPEC", help="A run folder, or a spec for its newest finished run.")
+    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of them.")],
+    category: Annotated[
+        str | None, typer.Option("--category", help="Which unit of the run, if it has several.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Which model of the run, if it has several.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Which seed of the run, if it has several.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="In place of the run's. Anomalous: score >= threshold.")
+    ] = None,
+    only_anomalies: Annotated[
+        bool, typer.Option("--only-anomalies", help="Leave out good images. Files that could not be read stay.")
+    ] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 4 if an image is anomalous.")
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FILE.csv|.jsonl", help="Write the lines to a file as well.")
+    ] = None,
+    maps: Annotated[str | None, typer.Option("--maps", metavar="DIR", help="Write float anomaly maps (TIFF).")] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option("--masks", metavar="DIR", help="Write masks (PNG, 255 at or above the pixel threshold)."),
+    ] = None,
+    device: o.Device = None,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> None:
+    """Judge images never seen before: one line each, in order.
+
+    Example: uadctl score runs/20260101T120000Z-demo-0123abcd new/ --json
+
+    Exit codes: 1 if a file could not be scored, 4 with --fail-on-anomaly if one is anomalous; 1 wins.
+    """
+    screen.configure(quiet=quiet, debug=debug)
+    if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
+        raise SpecError(f"--output {output}: expected a name that ends with .csv or .jsonl")
+    if threshold is not None and threshold != threshold:
+        raise SpecError("--threshold nan: expected a number")
+    found = o.finished_run(run)
+    unit = found.choose(category=category, label=label, seed=seed)
+    spec = found.spec
+    import msgspec
+
+    from uadctl.runs.fitted import load
+    from uadctl.score import score as score_images
+
+    fitted = load(unit, device=device or spec.run.device, batch_size=spec.run.batch_size)
+    if threshold is None and fitted.calibration.image.value is None:
+        reason = fitted.calibration.image.reason
+        if fail_on_anomaly:
+            raise RunError(
+                f"--fail-on-anomaly needs a threshold, and this run has none: {reason}", help="Give --threshold."
+            )
+        if not quiet:
+            screen.message("warning", f"this run has no threshold, verdicts are null: {reason}")
+    broken = anomalous = 0
+    with screen.progress(device=o.show_device(spec)) as progress, _writing(output) as file:
+        lines = score_images(
+            fitted,
+            images,
+            threshold=threshold,
+            maps=maps,
+            masks=masks,
+            batch_size=spec.run.batch_size,
+            threads=spec.run.threads,
+            progress=progress,
+        )
+        for line in lines:
+            broken += line.status == "error"
+            anomalous += line.verdict == "anomaly"
+            if only_anomalies and line.verdict == "good":
+                continue
+            encoded = msgspec.json.encode(line).decode()
+            if file is not None:
+                file.write(encoded + "\n" if Path(output or "").suffix == ".jsonl" else _csv_row(line))
+            print_lines(encoded if json_ else _for_people(line))
+    if broken:
+        raise typer.Exit(1)
+    if fail_on_anomaly and anomalous:
+        raise typer.Exit(ANOMALY_FOUND)
+
+
+def _for_people(line: ScoreLine) -> str:
+    path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.path)
+    if line.status == "error":
+        return f"{'error':<8}{'-':>12}  {path}  ({line.reason})"
+    return f"{line.verdict or '-':<8}{line.score:>12.4f}  {path}"
+
+
+def _csv_row(line: ScoreLine) -> str:
+    text = io.StringIO()
+    values = [getattr(line, name) for name in _CSV_COLUMNS]
+    csv.writer(text, lineterminator="\n").writerow(["" if v is None else v for v in values])
+    return text.getvalue()
+
+
+@contextmanager
+def _writing(output: str | None) -> Iterator[TextIO | None]:
+    """The output file, under its final name only when it is whole."""
+    if output is None:
+        yield None
+        return
+    from uadctl.atomic import replacing
+
+    with replacing(Path(output)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        if Path(output).suffix == ".csv":
+            csv.writer(file, lineterminator="\n").writerow(_CSV_COLUMNS)
+        yield file
+        file.flush()
