@@ -319,6 +319,20 @@ def test_missing_masks_stop_the_bench_before_it_begins(uadctl, small, one_catego
     assert uadctl("bench", *small, "--no-pixel", "--json").code == 0
 
 
+def test_a_data_set_without_masks_has_image_metrics_and_says_where_masks_were_looked_for(uadctl, small, one_category):
+    import shutil
+
+    shutil.rmtree(one_category / "tile" / "ground_truth")
+    ended = uadctl("bench", *small, "--json")
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["metrics"]["image_auroc"] == 1.0
+    assert cell["reasons"] == dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro_30"), "the data set has no masks")
+    assert ended.err == (
+        "warning: tile: pixel metrics are null: none of 3 defect images has a mask, "
+        f"the first was looked for at {one_category}/tile/ground_truth/scratch/000_mask.png\n"
+    )
+
+
 def test_a_mask_of_another_size_fails_the_cell(uadctl, small, one_category):
     mask = parts.write(one_category / "tile/ground_truth/scratch/001_mask.png", np.full((32, 64), 255, np.uint8))
     ended = uadctl("bench", *small, "--json", code=1)

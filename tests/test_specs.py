@@ -58,3 +58,12 @@ def test_the_folder_spec_reads_its_layout(env, tmp_path, uadctl, monkeypatch):
     metrics = cell["vision_patchcore"]["0"]["metrics"]
     assert metrics["image_auroc"] == 1.0
     assert metrics["pixel_auroc"] > 0.9
+
+
+def test_the_weights_page_names_every_file():
+    from uadctl.spec.registry import BACKBONES
+
+    page = (SPECS.parent / "docs" / "weights.md").read_text(encoding="utf-8")
+    assert len(BACKBONES) >= 8
+    for entry in BACKBONES.values():
+        assert f"| `{entry.name}` | `{entry.weights.file}` | {entry.weights.licence} |" in page

@@ -155,6 +155,11 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
         driver.warn(message)
         progress.warn(message)
 
+    if spec.metrics.pixel and not cell.dataset.has_masks and (unmasked := cell.dataset.missing_masks()):
+        warn(
+            f"{cell.category}: pixel metrics are null: none of {len(unmasked)} defect images has a mask, "
+            f"the first was looked for at {unmasked[0].expected_mask}"
+        )
     tested = _Tested(spec, cell, unit, trained, fit_report)
     start = time.perf_counter()
     with progress.task(f"score {cell.category} · {cell.model.label}", len(cell.test)) as task:

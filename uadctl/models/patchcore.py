@@ -264,7 +264,7 @@ class PatchCore:
             # softmax if it alone is close to the patch, and 1/b of it in a dense place.
             nearest = bank[neighbor[worst]]
             _, around = index.kneighbors(nearest, b)
-            support = torch.linalg.vector_norm((bank[around[0]] - patches[worst]).double(), dim=1)
+            support = torch.linalg.vector_norm((bank[around[0]] - patches[worst]).cpu().double(), dim=1)
             score *= float(1 - torch.softmax(support, dim=0)[0])
         field = distance[:, 0].reshape(grid).cpu().numpy()
         field = cv2.resize(field, (size.width, size.height), interpolation=cv2.INTER_LINEAR)

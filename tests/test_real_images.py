@@ -1,0 +1,39 @@
+"""The default on real parts: what docs/results.md promises. Needs the folder of real images in $UADCTL_REALDATA."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from uadctl import run_benchmark
+
+HOME = os.environ.get("UADCTL_REALDATA")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(HOME is None, reason="UADCTL_REALDATA is not set: no real images to measure on"),
+]
+
+
+def test_bottle_complete(tmp_path):
+    result = run_benchmark("mvtec", root=str(Path(HOME or "") / "mvtec_ad"), categories=["bottle"], run_dir=str(tmp_path))
+    cell = result.metrics["results"]["bottle"]["vision_patchcore"]["0"]
+    assert cell["counts"]["images"] == 83
+    assert cell["counts"]["pixels"] == 83 * 900 * 900
+    metrics = cell["metrics"]
+    assert metrics["image_auroc"] >= 0.98
+    assert metrics["pixel_auroc"] >= 0.95
+    assert metrics["aupro_30"] >= 0.90
+    assert metrics["miss_rate"] <= 0.05
+    assert metrics["false_alarm_rate"] <= 0.10
+
+
+def test_reduced_categories_with_one_bit_masks(tmp_path):
+    result = run_benchmark("mvtec", root=str(Path(HOME or "") / "mvtec_ad_reduced"), run_dir=str(tmp_path))
+    assert sorted(result.metrics["results"]) == ["hazelnut_reduced", "transistor_reduced"]
+    for category in result.metrics["results"].values():
+        cell = category["vision_patchcore"]["0"]
+        assert cell["counts"]["defect_images"] == 8
+        assert cell["counts"]["regions"] >= 8
+        assert cell["metrics"]["pixel_auroc"] >= 0.8
