@@ -248,6 +248,63 @@ def test_an_interrupted_run_says_so_and_goes_on(uadctl, small, tmp_path, monkeyp
     assert resumed["results"] == undisturbed["results"]
 
 
+def test_a_fit_is_not_resumed_as_a_bench(uadctl, small, tmp_path, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    def interrupt(self, images, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchCore, "fit", interrupt)
+        ended = uadctl("fit", *small, code=130)
+    assert ended.err == "error: interrupted\n"
+    (run,) = (tmp_path / "runs").iterdir()
+    refused = uadctl("bench", "--resume", run, code=2)
+    assert refused.err == (
+        f"error: {run}: not a bench, only those can be resumed\n  Fit again with: uadctl fit {run}\n"
+    )
+    assert "nothing to resume" in uadctl("bench", *small, "--resume", code=2).err
+
+
+def test_a_run_that_is_being_worked_on_is_not_resumed(uadctl, small, tmp_path, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+    from uadctl.runs.folder import RunFolder
+
+    def interrupt(self, images, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchCore, "fit", interrupt)
+        uadctl("bench", *small, code=130)
+    (run,) = (tmp_path / "runs").iterdir()
+    with RunFolder.open(run).locked():
+        assert uadctl("bench", "--resume", run, code=2).err == f"error: {run}: in use by another process\n"
+        assert "nothing to resume" in uadctl("bench", *small, "--resume", code=2).err
+    assert uadctl("bench", "--resume", run).code == 0
+
+
+def test_resuming_keeps_earlier_warnings(uadctl, small, one_category, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    parts.write_category(one_category, "zinc")
+    (one_category / "tile/train/good/001.png").write_bytes(b"junk")
+    fit, done = PatchCore.fit, []
+
+    def once(self, images, **kwargs):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return fit(self, images, **kwargs)
+
+    skip = ["--set", "dataset.on_error=skip"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchCore, "fit", once)
+        uadctl("bench", *small, *skip, code=130)
+    run = Path(uadctl("bench", *small, *skip, "--resume", "--json").json["run"])
+    assert len(document(run, "run.json")["warnings"]) == 1
+    assert set(document(run, "run.json")["data"]) == {"tile", "zinc"}
+
+
 def test_nothing_to_resume_is_an_error_of_use(uadctl, small):
     ended = uadctl("bench", *small, "--resume", code=2)
     assert ended.err.startswith("error: nothing to resume: no unfinished run of this spec")
@@ -295,9 +352,50 @@ def test_a_broken_image_can_be_left_out_and_is_counted(uadctl, small, one_catego
         ("test/good/001.png", "", ""),
     ]
     assert all(r["reason"] for r in broken)
-    assert ended.err.count("warning: left out of") == 2
+    assert ended.err.count("warning: left out") == 2
     warnings = document(Path(ended.json["run"]), "run.json")["warnings"]
     assert len(warnings) == 2
+
+
+def test_what_is_no_file_is_left_out_and_never_waited_for(uadctl, small, one_category):
+    import os
+
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    os.mkfifo(one_category / "tile/train/good/pipe.png")
+    found = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json").json
+    counts = found["results"]["tile"]["vision_patchcore"]["0"]["counts"]
+    assert counts["train_images"] == 6
+
+
+def test_broken_validation_images_are_counted_too(uadctl, small, one_category):
+    for i in range(3):
+        parts.write(one_category / "tile" / "validation" / "good" / f"{i}.png", parts.surface(300 + i))
+    (one_category / "tile/validation/good/1.png").write_bytes(b"junk")
+    found = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json").json
+    run = Path(found["run"])
+    assert found["results"]["tile"]["vision_patchcore"]["0"]["counts"]["broken_images"] == 1
+    assert rows(run)[0]["path"] == "validation/good/1.png"
+    assert document(run, f"{UNIT}/thresholds.json")["image"]["n"] == 2
+    assert len(document(run, "run.json")["warnings"]) == 1
+
+
+def test_the_reason_of_a_missing_threshold_counts_the_images_that_were_used(uadctl, small, one_category):
+    for i in range(1, 6):
+        (one_category / f"tile/train/good/00{i}.png").write_bytes(b"junk")
+    found = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json").json
+    reasons = found["results"]["tile"]["vision_patchcore"]["0"]["reasons"]
+    assert reasons["tp"] == "1 training image leaves no other to compare it with"
+
+
+def test_masks_are_not_opened_without_pixel_metrics_and_a_broken_one_can_be_skipped(uadctl, small, one_category):
+    (one_category / "tile/ground_truth/scratch/001_mask.png").write_bytes(b"junk")
+    assert uadctl("bench", *small, "--no-pixel", "--json").json["results"]["tile"]["vision_patchcore"]["0"]["success"]
+    assert "001_mask.png" in uadctl("bench", *small, code=1).err
+    skipped = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json")
+    counts = skipped.json["results"]["tile"]["vision_patchcore"]["0"]["counts"]
+    assert (counts["images"], counts["pixel_images"], counts["defect_images_without_mask"]) == (5, 4, 1)
+    assert "warning: left out of the pixel metrics: " in skipped.err
 
 
 def test_missing_masks_stop_the_bench_before_it_begins(uadctl, small, one_category, tmp_path):
@@ -306,7 +404,7 @@ def test_missing_masks_stop_the_bench_before_it_begins(uadctl, small, one_catego
     ended = uadctl("bench", *small, code=2)
     assert ended.err == (
         f"error: {one_category}/tile/test/scratch/001.png: no mask at {mask}\n"
-        "  Add the masks, or leave these images out of the pixel metrics with: "
+        "  Add the mask, or leave such images out of the pixel metrics with: "
         '[dataset] on_error = "skip"\n'
     )
     assert ended.out == ""
@@ -326,7 +424,9 @@ def test_a_data_set_without_masks_has_image_metrics_and_says_where_masks_were_lo
     ended = uadctl("bench", *small, "--json")
     cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
     assert cell["metrics"]["image_auroc"] == 1.0
-    assert cell["reasons"] == dict.fromkeys(("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro_30"), "the data set has no masks")
+    assert cell["reasons"] == dict.fromkeys(
+        ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro_30"), "the data set has no masks"
+    )
     assert ended.err == (
         "warning: tile: pixel metrics are null: none of 3 defect images has a mask, "
         f"the first was looked for at {one_category}/tile/ground_truth/scratch/000_mask.png\n"

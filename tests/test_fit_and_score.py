@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -217,6 +218,32 @@ def test_a_folder_that_is_no_run_and_a_damaged_model(uadctl, finished, new, tmp_
     assert "written by another version of uadctl: schema 1 is expected" in uadctl("score", copy, new, code=2).err
 
 
+@pytest.mark.parametrize("name", ["model/model.json", "thresholds.json"])
+def test_a_damaged_document_is_named(uadctl, finished, new, tmp_path, name):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "units/tile/vision_patchcore/0" / name).write_text('{"schema": 1}')
+    ended = uadctl("score", copy, new, code=2)
+    assert re.match(rf"error: {copy}/units/tile/vision_patchcore/0/{name}: damaged: KeyError: ", ended.err)
+
+
+def test_many_broken_files_come_out_one_by_one(finished, tmp_path):
+    lines = score(load_run(finished, device="cpu"), [str(tmp_path / f"absent{i}.png") for i in range(200)])
+    assert next(lines).status == "error"
+    assert sum(1 for line in lines if line.status == "error") == 199
+
+
+def test_broken_files_keep_their_place_among_good_ones(finished, new):
+    images = []
+    for i in range(40):
+        images += [str(new / "a_good.png")] if i % 5 == 0 else [str(new / f"absent{i}.png")]
+    lines = list(score(load_run(finished, device="cpu"), images, batch_size=4))
+    assert [x.path for x in lines] == images
+    assert [x.status for x in lines] == ["ok" if i % 5 == 0 else "error" for i in range(40)]
+
+
 def test_odd_images_are_scored_or_have_a_reason(uadctl, finished, tmp_path):
     folder = tmp_path / "odd"
     parts.write(folder / "1x1.png", np.zeros((1, 1, 3), np.uint8))
@@ -257,7 +284,9 @@ def test_files_of_one_name_from_two_folders_keep_their_own_maps(tmp_path, monkey
     for name in ("a/x.png", "b/x.png", "b/y.png"):
         parts.write(tmp_path / name, parts.surface(0))
     assert [s.stem for s in find_sources(["a/x.png", "b"])] == ["a/x", "b/x", "y"]
-    assert [s.stem for s in find_sources(["../" + tmp_path.name + "/a/x.png"])] == ["x"]
+    same_twice = find_sources(["../" + tmp_path.name + "/a/x.png", "a/x.png"])
+    assert [s.stem for s in same_twice] == [f"{tmp_path.name}/a/x", "a/x"]
+    assert [s.stem for s in find_sources(["../a/x.png", "a/x.png"])] == ["a/x.png", "a/x.png-2"]
 
 
 def test_the_python_way(finished, new):

@@ -140,11 +140,11 @@ def loaded_by(*lines: str) -> set[str]:
     return set(done.stderr.rpartition("LOADED ")[2].split())
 
 
-def command(*words: str) -> list[str]:
+def command(*words: str, code: int = 0) -> list[str]:
     return [
         "from uadctl.cli.app import app",
         f"try: app({list(words)!r})",
-        "except SystemExit: pass",
+        f"except SystemExit as end: assert end.code == {code}, end.code",
     ]
 
 
@@ -160,9 +160,9 @@ NOT_FOR_LISTING = HEAVY | {"open_clip", "pyod", "ray", "openvino", "numpy"}
         command("--help"),
         command("bench", "--help"),
         command("models", "list"),
-        command("models", "--json"),
+        command("models", "list", "--json"),
         command("datasets"),
-        command("bench", "--dataset", "mvtek", "--model", "patchcor"),
+        command("bench", "--dataset", "mvtek", "--model", "patchcor", code=2),
     ],
     ids=lambda lines: lines[-2][-50:] if len(lines) > 1 else lines[0],
 )

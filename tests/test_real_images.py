@@ -17,7 +17,9 @@ pytestmark = [
 
 
 def test_bottle_complete(tmp_path):
-    result = run_benchmark("mvtec", root=str(Path(HOME or "") / "mvtec_ad"), categories=["bottle"], run_dir=str(tmp_path))
+    result = run_benchmark(
+        "mvtec", root=str(Path(HOME or "") / "mvtec_ad"), categories=["bottle"], run_dir=str(tmp_path)
+    )
     cell = result.metrics["results"]["bottle"]["vision_patchcore"]["0"]
     assert cell["counts"]["images"] == 83
     assert cell["counts"]["pixels"] == 83 * 900 * 900

@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write `data` as the whole of `path`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

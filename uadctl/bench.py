@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from uadctl.imaging.files import read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.inference import Scored, stream
 from uadctl.metrics import Metrics, PixelMetrics, evaluate_images, mean_metrics, merge, pixel_metric_names, undefined
-from uadctl.plan import Cell, build_detector, make_plan
+from uadctl.plan import Cell, Plan, build_detector, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample, Size
 from uadctl.runs import fitted as fitted_model
@@ -56,17 +57,28 @@ def bench(
     cell, are rows of metrics.json, and are listed in the result.
     """
     progress = progress or Silent()
-    plan = make_plan(spec)
+    plan = make_plan(spec, progress=progress)
     for model in spec.models:
         build_detector(spec, model).prepare()
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
+    with run.locked():
+        return _bench(plan, run, previous, notes, progress)
+
+
+def _bench(
+    plan: Plan, run: RunFolder, previous: dict[str, Any] | None, notes: Sequence[str], progress: Progress
+) -> BenchResult:
+    spec = plan.spec
     driver = Driver(run, verb="bench", notes=notes, previous=previous)
+    samples = {c.category: (*c.train, *c.dataset.validation, *c.test) for c in plan.cells}
+    fingerprint = functools.cache(lambda category: provenance.fingerprint(samples[category]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
 
     def work(unit: UnitFolder) -> None:
-        _bench_cell(spec, cells[unit.path], unit, driver, progress)
+        facts = _bench_cell(spec, cells[unit.path], unit, driver, progress)
+        driver.describe(unit, data=fingerprint(unit.category), model=facts)
 
     failed = driver.work(units, work, progress)
     metrics = _collect(units)
@@ -147,7 +159,8 @@ def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != "schema"}
 
 
-def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress) -> None:
+def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress) -> dict[str, Any]:
+    """Fit, score and measure one cell into its folder. Returns the facts of the fitted model."""
     trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
     size = fitted_model.save(trained, unit)
 
@@ -183,8 +196,7 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
         {"success": True, "metrics": measured.metrics, "reasons": measured.reasons, "counts": measured.counts},
     )
     unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
-    samples = (*cell.train, *cell.dataset.validation, *cell.test)
-    driver.describe(unit, data=provenance.fingerprint(samples), model=trained.detector.facts())
+    return trained.detector.facts()
 
 
 class _Tested:
@@ -232,13 +244,13 @@ class _Tested:
             return
         score, field = item.prediction.score, item.prediction.map
         map_name = None
-        mask = self._mask(sample, Size(*item.image.shape[:2]))
+        mask = self._mask(sample, Size(*item.image.shape[:2]), warn) if self._measures_pixels else None
         if field is not None:
             file = self._unit.map_path(self._stems[sample.relative])
             write_map(file, field)
             map_name = file.relative_to(self._unit.path).as_posix()
             self._draw(sample, item.image, field, score, mask)
-            if mask is not None and self._measures_pixels:
+            if mask is not None:
                 self._pixels.add(mask, field)
         if sample.label >= 0:
             self._labels.append(sample.label)
@@ -259,14 +271,18 @@ class _Tested:
             )
         )
 
-    def _mask(self, sample: Sample, size: Size) -> NDArray[np.uint8] | None:
-        """The ground truth of an image: zeros for a good one, None where it is unknown."""
+    def _mask(self, sample: Sample, size: Size, warn: Callable[[str], None]) -> NDArray[np.uint8] | None:
+        """The ground truth of an image: zeros for a good one, None where it is unknown or cannot be read."""
         if sample.label == 0:
             return np.zeros(size, np.uint8)
         if sample.masks:
-            return read_mask(sample.masks, size=size)
-        if sample.label == 1 and self._measures_pixels:
-            self._unmasked += 1
+            try:
+                return read_mask(sample.masks, size=size)
+            except DataError as error:
+                if self._spec.dataset.on_error == "fail":
+                    raise
+                warn(f"left out of the pixel metrics: {error}")
+        self._unmasked += sample.label == 1
         return None
 
     def _draw(

@@ -11,7 +11,7 @@ import numpy as np
 
 from uadctl.errors import DataError
 from uadctl.inference import stream, training_images, use_threads
-from uadctl.plan import Cell, build_detector, make_plan
+from uadctl.plan import Cell, Plan, build_detector, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
@@ -63,10 +63,16 @@ def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str]
     cell and are listed in the result.
     """
     progress = progress or Silent()
-    plan = make_plan(spec, testing=False)
+    plan = make_plan(spec, testing=False, progress=progress)
     for model in spec.models:
         build_detector(spec, model).prepare()
     run = RunFolder.create(spec)
+    with run.locked():
+        return _fit(plan, run, notes, progress)
+
+
+def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -> RunResult:
+    spec = plan.spec
     driver = Driver(run, verb="fit", notes=notes)
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
@@ -75,7 +81,9 @@ def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str]
         cell = cells[unit.path]
         trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
         size = fitted_model.save(trained, unit)
-        driver.describe(unit, data=provenance.fingerprint(cell.train), model=trained.detector.facts())
+        driver.describe(
+            unit, data=provenance.fingerprint((*cell.train, *cell.dataset.validation)), model=trained.detector.facts()
+        )
         timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
 
     failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work, progress)
@@ -108,16 +116,19 @@ def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[s
     if detector.weights_state() == "random":
         both(f"{cell.model.label}: pretrained = false: the backbone's weights are random, the scores mean little")
 
+    def broken(sample: Sample, error: DataError) -> None:
+        if spec.dataset.on_error == "fail":
+            raise error
+        report.broken.append((sample, error))
+        both(f"left out: {error}")
+
     def decoded(samples: Sequence[Sample]) -> Iterator[NDArray[np.uint8]]:
-        def broken(index: int, error: DataError) -> None:
-            if spec.dataset.on_error == "fail":
-                raise error
-            report.broken.append((samples[index], error))
-            both(f"left out of training: {error}")
+        def left_out(index: int, error: DataError) -> None:
+            broken(samples[index], error)
 
         with progress.task(f"fit {title}", len(samples)) as task:
             for image in training_images(
-                [s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=broken
+                [s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=left_out
             ):
                 yield image
                 task.advance()
@@ -128,8 +139,8 @@ def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[s
     left_out = source.take if source.kind == "leave-one-out" else None
     detector.fit(decoded(source.train), left_out=left_out, progress=progress)
     if source.kind in ("validation", "holdout"):
-        _score_normal(detector, source, geometry, spec, progress, title)
-    calibration = source.result()
+        _score_normal(detector, source, geometry, spec, progress, title, broken)
+    calibration = source.result(images=report.images)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
         both(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
@@ -152,7 +163,7 @@ class _Calibrating:
         self.train: tuple[Sample, ...] = cell.train
         self.normal: tuple[Sample, ...] = ()
         self.kind: Literal["validation", "leave-one-out", "holdout"] | None
-        self._why_not = "no calibration image could be read"
+        self._why_not = ""
         wanted = spec.calibration
         if wanted.holdout is not None:
             self.kind = "holdout"
@@ -163,7 +174,6 @@ class _Calibrating:
             raise DataError(f'{cell.category}: [calibration] split = "validation", but it has no validation images')
         elif offers_left_out:
             self.kind = "leave-one-out"
-            self._why_not = f"{len(cell.train)} training image leaves no other to compare it with"
         elif len(cell.train) >= _HOLDOUT_FROM:
             self.kind = "holdout"
             self._hold_out(_HOLDOUT)
@@ -188,20 +198,33 @@ class _Calibrating:
         if prediction.map is not None:
             self._pixels.add(prediction.map)
 
-    def result(self) -> Calibration:
+    def result(self, *, images: int) -> Calibration:
+        """The thresholds. images: how many training images the model was fitted on in the end."""
         alpha, n = self._alpha, len(self._scores)
         if n and self.kind is not None:
             value = quantile_threshold(self._scores, alpha=alpha)
             image = Threshold(value=value, method="quantile", alpha=alpha, n=n, source=self.kind)
         else:
-            image = Threshold(value=None, method="quantile", alpha=alpha, reason=self._why_not)
+            reason = self._why_not or (
+                f"{images} training image leaves no other to compare it with"
+                if self.kind == "leave-one-out" and images == 1
+                else f"none of {len(self.normal)} calibration images could be scored"
+            )
+            image = Threshold(value=None, method="quantile", alpha=alpha, reason=reason)
         p = self._pixels
-        pixel = PixelScale(p.mean, p.std, p.max, p.threshold, p.n) if p.n else None
+        # In the maps' own precision, so that "score >= threshold" is the same comparison wherever it is made.
+        pixel = PixelScale(p.mean, p.std, p.max, float(np.float32(p.threshold)), p.n) if p.n else None
         return Calibration(image, pixel, tuple(sorted(self._scores)))
 
 
 def _score_normal(
-    detector: Detector, source: _Calibrating, geometry: Geometry, spec: RunSpec, progress: Progress, title: str
+    detector: Detector,
+    source: _Calibrating,
+    geometry: Geometry,
+    spec: RunSpec,
+    progress: Progress,
+    title: str,
+    broken: Callable[[Sample, DataError], None],
 ) -> None:
     paths = [s.path for s in source.normal]
     with progress.task(f"calibrate {title}", len(paths)) as task:
@@ -211,7 +234,5 @@ def _score_normal(
             if item.prediction is not None:
                 source.take(item.prediction)
             elif item.error is not None:
-                if spec.dataset.on_error == "fail":
-                    raise item.error
-                progress.warn(f"left out of calibration: {item.error}")
+                broken(source.normal[item.index], item.error)
             task.advance()

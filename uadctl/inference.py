@@ -138,11 +138,17 @@ def stream(
     Raises what the detector raises; a source that cannot be read is a `Scored` with its `error`, and never a score.
     """
     batch: list[Decoded] = []
+    waiting = 0
     for item in decode(sources, geometry=geometry, threads=threads):
+        if item.error is not None and not waiting:
+            yield Scored(item.index, item.seconds, error=item.error)
+            continue
         batch.append(item)
-        if sum(i.error is None for i in batch) == batch_size:
+        waiting += item.error is None
+        # Broken sources keep their place among the others, but never let a batch grow.
+        if waiting == batch_size or len(batch) >= 2 * batch_size:
             yield from _predict(detector, batch, include_maps)
-            batch = []
+            batch, waiting = [], 0
     yield from _predict(detector, batch, include_maps)
 
 

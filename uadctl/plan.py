@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from uadctl.errors import DataError, Problem, SpecError
+from uadctl.errors import Problem, SpecError
+from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
+from uadctl.spec.grammar import is_name
 from uadctl.spec.signature import constructor_kwargs
-from uadctl.spec.values import nearest
+from uadctl.spec.values import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from uadctl.datasets import Dataset
     from uadctl.models.base import Detector
     from uadctl.spec.grammar import DatasetTable, ModelTable
-
-_LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def make_plan(spec: RunSpec, *, testing: bool = True) -> Plan:
+def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None = None) -> Plan:
     """Find the data of a spec and check it against what is to be done.
 
-    testing: whether test images will be scored (bench) or not (fit).
+    testing: whether test images will be scored (bench) or not (fit). progress: shows the demo set being drawn.
     Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
     """
     problems: list[Problem] = []
@@ -59,9 +59,13 @@ def make_plan(spec: RunSpec, *, testing: bool = True) -> Plan:
             problems += [Problem(f"[model] {model.label}: {p.message}", p.help) for p in error.problems]
     if problems:
         raise SpecError(problems)
+    if spec.dataset.name == "demo":
+        from uadctl.datasets import demo
+
+        demo.prepare(spec.dataset.root, progress=progress or Silent())
     datasets = _datasets(spec)
     if testing and spec.metrics.pixel and spec.dataset.on_error == "fail":
-        _check_masks(datasets)
+        _check_masks([s for d in datasets if d.has_masks for s in limited(d.test, spec.dataset.limit_test)])
     cells = tuple(
         Cell(
             dataset,
@@ -95,6 +99,11 @@ def _datasets(spec: RunSpec) -> list[Dataset]:
 
     table = spec.dataset
     found = list_categories(table.name, table.root, files=table.files)
+    for name in found:
+        if not is_name(name):
+            raise SpecError(
+                f"{table.root}: the folder {shown(name)} cannot be a category: its name has control characters"
+            )
     if table.categories == "all":
         chosen = found
     else:
@@ -119,14 +128,12 @@ def _no_category(name: str, table: DatasetTable, found: Sequence[str]) -> str:
     return f'"{name}" is not in {table.root or table.name}' + (f"; did you mean {close}?" if close else "")
 
 
-def _check_masks(datasets: Sequence[Dataset]) -> None:
-    missing = [sample for dataset in datasets if dataset.has_masks for sample in dataset.missing_masks()]
-    if not missing:
-        return
-    lines = [f"{sample.path}: no mask at {sample.expected_mask}" for sample in missing[:_LISTED]]
-    if len(missing) > _LISTED:
-        lines.append(f"and {len(missing) - _LISTED} more defect images without a mask")
-    raise DataError(
-        "\n".join(lines),
-        help='Add the masks, or leave these images out of the pixel metrics with: [dataset] on_error = "skip"',
-    )
+def _check_masks(samples: Sequence[Sample]) -> None:
+    from uadctl.datasets import LayoutError
+
+    missing = [sample for sample in samples if sample.expected_mask is not None]
+    if missing:
+        problems = [Problem(f"{sample.path}: no mask at {sample.expected_mask}") for sample in missing]
+        last = problems.pop()
+        help_ = 'Add the mask, or leave such images out of the pixel metrics with: [dataset] on_error = "skip"'
+        raise LayoutError([*problems, Problem(last.message, help_)])

@@ -83,7 +83,7 @@ def find_sources(images: Sequence[str]) -> list[Source]:
         else:
             paths.append(image)
             names.append(Path(image).name)
-    # Files of the same name from several folders keep their whole path apart.
+    # Files of the same name from several folders are told apart by their paths.
     times = Counter(names)
     unique = [
         name if times[name] == 1 else "/".join(p for p in Path(path).parts if p not in ("/", "\\", "..", "."))

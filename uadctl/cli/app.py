@@ -14,6 +14,7 @@ from uadctl import __version__
 from uadctl.cli import bench, datasets, fit, models, score
 from uadctl.cli.console import screen
 from uadctl.errors import UadctlError
+from uadctl.spec.registry import DATASETS
 
 # Typer's own errors of usage derive from the class that its public BadParameter derives from.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -42,6 +43,11 @@ class Group(TyperGroup):
             # Whoever read stdout has gone (`uadctl score … | head`): stop without a word, as other filters do.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
             code = 1
+        except OSError as error:
+            if screen.debug:
+                raise
+            where = f"{error.filename}: " if error.filename is not None else ""
+            screen.message("error", f"{where}{error.strerror or error}")
         except Exception as error:
             if screen.debug:
                 raise
@@ -51,7 +57,7 @@ class Group(TyperGroup):
                 "This is a bug in uadctl or in a library. --debug shows where it happened.",
             )
         if code == INTERRUPTED:  # Typer makes its own exit code of Ctrl-C
-            screen.message("error", "interrupted", "A bench goes on where it stopped with: uadctl bench --resume RUN")
+            screen.message("error", "interrupted", screen.interrupted)
         screen.close()
         sys.exit(code)
 
@@ -94,8 +100,13 @@ def root(
     """Find defects on images having seen only good parts."""
 
 
-app.command("bench")(bench.bench)
-app.command("fit")(fit.fit)
+# \b keeps the lines of a paragraph of help apart.
+_DATASETS = "\b\nData sets (--dataset):\n" + "\n".join(
+    f"  {entry.name:<8} {entry.summary}" for _, entry in sorted(DATASETS.items())
+)
+
+app.command("bench", epilog=_DATASETS)(bench.bench)
+app.command("fit", epilog=_DATASETS)(fit.fit)
 app.command("score")(score.score)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")

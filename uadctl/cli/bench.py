@@ -11,6 +11,7 @@ import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.errors import SpecError
 from uadctl.spec import Overrides, read_spec
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def bench(
     Without a spec: uadctl bench --dataset mvtec --root DIR --category bottle --model vision_patchcore
     """
     screen.configure(quiet=quiet, debug=debug)
+    o.check_outputs(file=("--output", output))
+    if resume and spec is not None and Path(spec).is_dir() and run_dir is not None:
+        raise SpecError("--run-dir has no effect on --resume RUN: the run goes on where it lies")
     overrides = Overrides(
         set=tuple(set_ or ()),
         dataset=dataset,
@@ -97,7 +101,8 @@ def bench(
         unfinished = (
             newest(reading.spec, finished=False) if folder is None else RunFolder.unfinished(folder, reading.spec)
         )
-    with screen.progress(device=o.show_device(reading.spec)) as progress:
+    screen.interrupted = "Go on where it stopped with the same command and --resume"
+    with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
         result = run_bench(reading.spec, resume=unfinished, progress=progress, notes=reading.notes)
     document = {"schema": 1, "run": str(result.run.path), **_body(result.metrics), "timing": _body(result.timing)}
     if output is not None:
@@ -187,6 +192,8 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
     from uadctl.plan import build_detector, make_plan
 
     plan = make_plan(spec, testing=testing)
+    for m in spec.models:
+        build_detector(spec, m).prepare(download=False)
     models: dict[str, dict[str, Any]] = {
         m.label: {"name": m.name, "params": m.params, "weights": build_detector(spec, m).weights_state()}
         for m in spec.models

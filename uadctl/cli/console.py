@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from uadctl.errors import SpecError, UadctlError
 from uadctl.progress import Silent, Task
+from uadctl.spec.values import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,15 +32,16 @@ class Screen:
         self._spent = 0
         self._left_out = 0
         self._bars: Bars | None = None
+        self.interrupted: str | None = None
 
     def configure(self, *, quiet: bool = False, debug: bool = False) -> None:
         self.__init__()  # type: ignore[misc]
         self.quiet, self.debug = quiet, debug
 
     def message(self, kind: str, text: str, help: str | None = None) -> None:
-        """One line `kind: text` on stderr for each line of text, the help indented below."""
-        lines = [f"{kind}: {line}" for line in text.splitlines() or [""]]
-        lines += [f"  {line}" for line in (help or "").splitlines()]
+        """One line `kind: text` on stderr, the help indented below; what could move a cursor is escaped."""
+        lines = [f"{kind}: {printable(text)}"]
+        lines += [f"  {printable(line)}" for line in (help or "").splitlines()]
         block = "\n".join(lines)
         if block in self._said:
             return

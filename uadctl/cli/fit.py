@@ -76,7 +76,7 @@ def fit(
         return
     from uadctl.fit import fit as run_fit
 
-    with screen.progress(device=o.show_device(reading.spec)) as progress:
+    with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
         result = run_fit(reading.spec, progress=progress, notes=reading.notes)
     units = [{"category": u.category, "label": u.label, "seed": u.seed, "status": u.status} for u in result.run.units()]
     if json_:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uadctl.errors import SpecError
+
 if TYPE_CHECKING:
     from uadctl.runs.folder import RunFolder
-    from uadctl.spec import RunSpec
-
-_SPEC = "Spec"
-_RUN = "Running"
-_OUT = "Output"
 
 SpecArgument = Annotated[
     str | None,
@@ -78,18 +77,34 @@ def spec_file(target: str | None) -> str | None:
     return target
 
 
-def finished_run(target: str) -> RunFolder:
+def finished_run(target: str, *, run_dir: str | None = None) -> RunFolder:
     """The run that a RUN or SPEC argument of `score` stands for: itself, or the newest finished run of the spec."""
     from uadctl.runs.folder import RunFolder, newest
-    from uadctl.spec import read_spec
+    from uadctl.spec import Overrides, read_spec
 
     if not Path(target).is_file():
         return RunFolder.open(Path(target))
-    return newest(read_spec(target).spec, finished=True)
+    return newest(read_spec(target, Overrides(run_dir=run_dir)).spec, finished=True)
 
 
-def show_device(spec: RunSpec) -> str | None:
-    """What the bars name; torch is about to be needed anyway."""
+def show_device(device: str) -> str:
+    """What the bars name. SpecError for a device that this machine has not; torch is about to be needed anyway."""
     from uadctl.features.backbone import resolve_device
 
-    return resolve_device(spec.run.device)
+    return resolve_device(device)
+
+
+def check_outputs(*, file: tuple[str, str | None], folders: Iterable[tuple[str, str | None]] = ()) -> None:
+    """Make the folders that results will go to, before any work is done for them. SpecError if that is impossible."""
+    option, name = file
+    wanted = [(option, name, Path(name).parent)] if name is not None else []
+    wanted += [(option, name, Path(name)) for option, name in folders if name is not None]
+    if name is not None and Path(name).is_dir():
+        raise SpecError(f"{option} {name}: is a folder, expected a file to write")
+    for option, given, folder in wanted:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SpecError(f"{option} {given}: {folder} cannot be written to: {error.strerror}") from error

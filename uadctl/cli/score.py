@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,9 @@ def score(
         typer.Option("--masks", metavar="DIR", help="Write masks (PNG, 255 at or above the pixel threshold)."),
     ] = None,
     device: o.Device = None,
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="Where a SPEC's runs are, if not where it says.")
+    ] = None,
     json_: o.Json = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
@@ -63,9 +67,10 @@ def score(
     screen.configure(quiet=quiet, debug=debug)
     if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
         raise SpecError(f"--output {output}: expected a name that ends with .csv or .jsonl")
-    if threshold is not None and threshold != threshold:
-        raise SpecError("--threshold nan: expected a number")
-    found = o.finished_run(run)
+    if threshold is not None and not math.isfinite(threshold):
+        raise SpecError(f"--threshold {threshold}: expected a finite number")
+    o.check_outputs(file=("--output", output), folders=(("--maps", maps), ("--masks", masks)))
+    found = o.finished_run(run, run_dir=run_dir)
     unit = found.choose(category=category, label=label, seed=seed)
     spec = found.spec
     import msgspec
@@ -83,7 +88,7 @@ def score(
         if not quiet:
             screen.message("warning", f"this run has no threshold, verdicts are null: {reason}")
     broken = anomalous = 0
-    with screen.progress(device=o.show_device(spec)) as progress, _writing(output) as file:
+    with screen.progress(device=o.show_device(device or spec.run.device)) as progress, _writing(output) as file:
         lines = score_images(
             fitted,
             images,

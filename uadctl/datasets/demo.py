@@ -115,6 +115,12 @@ def load(root: str | None, category: str, *, split: str | None = None, files: ob
     return replace(mvtec.load(root, category), name="demo")
 
 
+def prepare(root: str | None, *, progress: Progress) -> None:
+    """Write the cache folder if it is needed and not there yet, showing a bar."""
+    if root is None:
+        write_demo(demo_root(), progress=progress)
+
+
 def _refuse_files(files: object | None) -> None:
     if files is not None:
         raise DataError("demo has a fixed layout and takes no files", help="Globs need the data set `folder`.")

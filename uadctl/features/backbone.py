@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uadctl.errors import SpecError, WeightsError
 from uadctl.features.weights import find_weights, load_state
 from uadctl.spec.registry import load_target, resolve_backbone
 
@@ -15,16 +16,31 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+_DEVICES = "Expected: auto (the best there is), cpu, cuda, cuda:N or mps."
+
 
 def resolve_device(device: str) -> str:
-    """ "auto" as "cuda", "mps" or "cpu", the first that this machine offers; anything else unchanged."""
+    """ "auto" as "cuda", "mps" or "cpu", the first that this machine offers; a device it has, unchanged.
+
+    Raises SpecError for a device that this machine has not, or that there is not.
+    """
     import torch
 
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cuda" and (not number or number.isdecimal()):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise SpecError(f'device "{device}": this machine has {count} CUDA devices', help=_DEVICES)
+    elif device == "mps":
+        if not torch.backends.mps.is_available():
+            raise SpecError('device "mps": this machine has none', help=_DEVICES)
+    elif device != "cpu":
+        raise SpecError(f'device "{device}": no such device', help=_DEVICES)
+    return device
 
 
 class Backbone:
@@ -80,6 +96,9 @@ class Backbone:
         else:
             self.weights = {"weights": "random"}
         self.device = device
+        if device.startswith("cuda"):
+            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
         self._network.eval().requires_grad_(False)
         self._network.to(device=device, memory_format=torch.channels_last)
         mean, std = self.entry.mean, self.entry.std
@@ -87,8 +106,6 @@ class Backbone:
         self._std = torch.tensor(std, device=device)[None, :, None, None]
 
     def _load(self, tensors: Mapping[str, torch.Tensor], path: str) -> None:
-        from uadctl.errors import WeightsError
-
         own = self._network.state_dict()
         missing = sorted(own.keys() - tensors.keys())
         if not missing:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uadctl.atomic import replacing
 from uadctl.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ def _places(entry: BackboneEntry) -> list[tuple[str, Path]]:
     wanted = entry.weights
     places = []
     if folder := os.environ.get("UADCTL_WEIGHTS"):
+        if not Path(folder).is_dir():
+            raise WeightsError(
+                f"UADCTL_WEIGHTS={folder}: no such folder", help="Name the folder that weights files lie in."
+            )
         places.append(("UADCTL_WEIGHTS", Path(folder) / wanted.file))
     if wanted.module and wanted.inner:
         # find_spec looks without importing: the package itself would import torch and more.
@@ -134,18 +139,14 @@ def _download(entry: BackboneEntry) -> Path:
         raise _absent(entry, f"the package {wanted.package} is not installed")
     if os.environ.get("UADCTL_OFFLINE", "") not in {"", "0"}:
         raise _absent(entry, "UADCTL_OFFLINE is set")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(wanted.url, timeout=_TIMEOUT_S) as answer, temporary.open("wb") as out:
-            while chunk := answer.read(_CHUNK):
-                out.write(chunk)
-        _checked(entry, temporary)
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            with urllib.request.urlopen(wanted.url, timeout=_TIMEOUT_S) as answer, temporary.open("wb") as out:
+                while chunk := answer.read(_CHUNK):
+                    out.write(chunk)
+            _checked(entry, temporary)
     except (urllib.error.URLError, OSError) as error:
         raise _absent(entry, f"the download failed: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

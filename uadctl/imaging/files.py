@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from uadctl.atomic import write_bytes
 from uadctl.errors import DataError
 from uadctl.imaging.formats import IMAGE_SUFFIXES, BrokenImage, Header, kind_of, read_header
 from uadctl.imaging.listing import list_images
@@ -145,7 +145,7 @@ def write_map(path: PathLike, anomaly_map: NDArray[np.floating[Any]]) -> None:
         metadata=None,
         software="uadctl",
     )
-    _replace_file(path, target.getbuffer())
+    write_bytes(Path(path), target.getbuffer())
 
 
 def read_map(path: PathLike) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ def write_png(path: PathLike, pixels: NDArray[np.uint8]) -> None:
     done, encoded = cv2.imencode(".png", stored)
     if not done:
         raise ValueError(f"OpenCV cannot encode a {pixels.shape} array as PNG")
-    _replace_file(path, encoded.data)
+    write_bytes(Path(path), encoded.data)
 
 
 def _name(path: PathLike) -> str:
@@ -344,19 +344,3 @@ def _checked_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ValueError(f"an image array must be (H, W, 3) RGB and not empty, found {pixels.shape}")
     return pixels
-
-
-def _replace_file(path: PathLike, content: bytes | memoryview) -> None:
-    """Write under a temporary name in the same folder, flush to the disk, rename: never half a file under `path`."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -37,10 +37,10 @@ class Detector(Protocol):
         """Where pretrained weights would come from, without fetching any: "random", "network", "package", …"""
         ...
 
-    def prepare(self) -> None:
+    def prepare(self, *, download: bool = True) -> None:
         """Have everything ready that `fit` needs beside images, before hours of work are spent in front of it.
 
-        Raises WeightsError or BackendMissing.
+        download: False checks only what is on this machine. Raises WeightsError, BackendMissing, SpecError.
         """
         ...
 
@@ -53,8 +53,9 @@ class Detector(Protocol):
     ) -> Self:
         """Learn from normal images, forgetting what was learned before.
 
-        left_out: called once a training image, in order, with what a model without that image says of it (detectors
-        with `offers_left_out`; not called if there is only one image). Raises ValueError without images.
+        left_out: called for each training image, in order, with what a model without that image says of it
+        (detectors with `offers_left_out`); not for an image without which nothing would be left of the model.
+        Raises ValueError without images.
         """
         ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from uadctl.errors import ParamError
+from uadctl.errors import ParamError, Problem
 from uadctl.models import base
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
@@ -75,23 +75,32 @@ class PatchCore:
         entry = resolve_backbone(backbone)
         used = entry.layers if layers is None else tuple(layers)
         unknown = [layer for layer in used if layer not in entry.channels]
-        _require(
-            bool(used) and not unknown and len(set(used)) == len(used),
-            f"layers (={list(used)}) must be distinct layers of {entry.name}: {', '.join(entry.channels)}",
-        )
-        _require(
-            neighborhood >= 1 and neighborhood % 2 == 1, f"neighborhood (={neighborhood}) must be odd and positive"
-        )
-        _require(0 < coreset_ratio <= 1, f"coreset_ratio (={coreset_ratio}) must lie in (0, 1]")
-        _require(projection_dim >= 0, f"projection_dim (={projection_dim}) must be at least 0")
-        _require(n_neighbors >= 1, f"n_neighbors (={n_neighbors}) must be at least 1")
-        _require(sigma >= 0, f"sigma (={sigma}) must be at least 0")
-        _require(0 < contamination < 0.5, f"contamination (={contamination}) must lie in (0, 0.5)")
-        _require(batch_size >= 1, f"batch_size (={batch_size}) must be at least 1")
-        _require(
-            knn_backend in ("torch", "numpy", "sklearn", "faiss"),
-            f"knn_backend (={knn_backend!r}) must be one of torch, numpy, sklearn, faiss",
-        )
+        wrong = [
+            message
+            for holds, message in (
+                (
+                    bool(used) and not unknown and len(set(used)) == len(used),
+                    f"layers (={list(used)}) must be distinct layers of {entry.name}: {', '.join(entry.channels)}",
+                ),
+                (
+                    neighborhood >= 1 and neighborhood % 2 == 1,
+                    f"neighborhood (={neighborhood}) must be odd and positive",
+                ),
+                (0 < coreset_ratio <= 1, f"coreset_ratio (={coreset_ratio}) must lie in (0, 1]"),
+                (projection_dim >= 0, f"projection_dim (={projection_dim}) must be at least 0"),
+                (n_neighbors >= 1, f"n_neighbors (={n_neighbors}) must be at least 1"),
+                (sigma >= 0, f"sigma (={sigma}) must be at least 0"),
+                (0 < contamination < 0.5, f"contamination (={contamination}) must lie in (0, 0.5)"),
+                (batch_size >= 1, f"batch_size (={batch_size}) must be at least 1"),
+                (
+                    knn_backend in ("torch", "numpy", "sklearn", "faiss"),
+                    f"knn_backend (={knn_backend!r}) must be one of torch, numpy, sklearn, faiss",
+                ),
+            )
+            if not holds
+        ]
+        if wrong:
+            raise ParamError([Problem(message) for message in wrong])
         self.backbone = entry.name
         self.layers = used
         self.neighborhood = neighborhood
@@ -127,14 +136,19 @@ class PatchCore:
             return "path"
         return available(resolve_backbone(self.backbone)) or "network"
 
-    def prepare(self) -> None:
-        """Have everything ready that `fit` needs beside images. WeightsError, BackendMissing."""
+    def prepare(self, *, download: bool = True) -> None:
+        """Have everything ready that `fit` needs beside images; without `download`, only what is not the network's.
+
+        Raises WeightsError, BackendMissing, SpecError for a device that this machine has not.
+        """
+        from uadctl.features.backbone import resolve_device
         from uadctl.features.weights import find_weights
         from uadctl.memory import make_index
 
-        if self.pretrained:
+        if self.pretrained and (download or self.weights_state() != "network"):
             find_weights(resolve_backbone(self.backbone), path=self.weights)
         make_index(self.knn_backend).prepare()
+        resolve_device(self.device)
 
     # -- learning
 
@@ -349,11 +363,6 @@ class PatchCore:
             "device": network.device,
             "memory_bank": list(self.memory_bank_.shape) if self.memory_bank_ is not None else None,
         }
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ParamError(message)
 
 
 def _stack(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -39,8 +39,8 @@ class Driver:
             "versions": provenance.versions(),
             "machine": provenance.machine(),
             "git": provenance.git_commit(Path.cwd()),
-            "notes": list(notes),
-            "warnings": [],
+            "notes": list(dict.fromkeys([*(previous or {}).get("notes", []), *notes])),
+            "warnings": list((previous or {}).get("warnings", [])),
             "data": (previous or {}).get("data", {}),
             "models": (previous or {}).get("models", {}),
             "failed": [],
@@ -81,8 +81,9 @@ class Driver:
                     self._fail(unit, error, progress)
                     failed.append(unit)
                 else:
+                    # The record first: a unit that is done is never without what it was made of.
+                    self._write("started")
                     unit.set_status("done")
-                self._write("started")
         except BaseException:  # Ctrl-C and SIGTERM: say so in the record, then go
             self._write("interrupted")
             raise
@@ -101,6 +102,7 @@ class Driver:
         self._record["failed"].append(
             {"category": unit.category, "label": unit.label, "seed": unit.seed, "error": text}
         )
+        self._write("started")
         progress.fail(f"{unit.category} / {unit.label}: {text}", error)
 
     def _write(self, status: RunStatus) -> None:

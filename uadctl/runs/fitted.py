@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from uadctl.atomic import replacing, write_json
 from uadctl.errors import RunError
 from uadctl.imaging.geometry import Geometry
@@ -48,15 +50,11 @@ class Calibration:
     scores: tuple[float, ...]
 
     def document(self) -> dict[str, Any]:
-        import msgspec
-
         pixel = None if self.pixel is None else {f: getattr(self.pixel, f) for f in PixelScale.__slots__}
         return {"image": msgspec.to_builtins(self.image), "pixel": pixel, "scores": list(self.scores)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Calibration:
-        import msgspec
-
         pixel = document["pixel"]
         return cls(
             msgspec.convert(document["image"], Threshold),
@@ -116,23 +114,35 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
 
 def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fitted:
     """Read back what `save` wrote. Raises RunError where a file is absent, damaged or of another version."""
-    document = read_document(unit.model / "model.json")
-    params = document["params"]
-    # Weights come with the model: whatever file the fit read them from need not exist here.
-    auto = {"device": device, "batch_size": batch_size, "pretrained": False}
-    user = {k: v for k, v in params.items() if k not in auto}
-    detector = create_model(
-        document["model"], **build_model_kwargs(document["model"], user_kwargs=user, auto_kwargs=auto)
-    )
-    detector.restore(_tensors(unit.model / "model.safetensors"), document["facts"])
-    p = document["preprocess"]
-    geometry = Geometry(
-        size=p["size"],
-        resize=p["resize"] and Size(*p["resize"]),
-        crop=p["crop"] and Size(*p["crop"]),
-        stride=p["stride"],
-    )
-    calibration = Calibration.from_document(unit.read("thresholds"))
+    file = unit.model / "model.json"
+    document = read_document(file)
+    tensors = _tensors(unit.model / "model.safetensors")
+    try:
+        params = document["params"]
+        # Weights come with the model: whatever file the fit read them from need not exist here.
+        auto = {"device": device, "batch_size": batch_size, "pretrained": False}
+        user = {k: v for k, v in params.items() if k not in (*auto, "weights")}
+        kwargs = build_model_kwargs(document["model"], user_kwargs=user, auto_kwargs=auto)
+        detector = create_model(document["model"], **kwargs)
+        p = document["preprocess"]
+        geometry = Geometry(
+            size=p["size"],
+            resize=p["resize"] and Size(*p["resize"]),
+            crop=p["crop"] and Size(*p["crop"]),
+            stride=p["stride"],
+        )
+        facts = document["facts"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{file}: damaged: {type(error).__name__}: {error}") from error
+    detector.prepare(download=False)
+    try:
+        detector.restore(tensors, facts)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise RunError(f"{unit.model}: damaged: {type(error).__name__}: {error}") from error
+    try:
+        calibration = Calibration.from_document(unit.read("thresholds"))
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+        raise RunError(f"{unit.thresholds}: damaged: {type(error).__name__}: {error}") from error
     return Fitted(document["model"], params, detector, geometry, calibration)
 
 

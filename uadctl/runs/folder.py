@@ -10,12 +10,15 @@ Nothing inside depends on where the folder lies.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -103,7 +106,17 @@ def output_stems(relatives: Sequence[str]) -> list[str]:
     """
     bare = [str(PurePosixPath(relative).with_suffix("")) for relative in relatives]
     times = Counter(bare)
-    return [stem if times[stem] == 1 else relative for stem, relative in zip(bare, relatives, strict=True)]
+    wished = [stem if times[stem] == 1 else relative for stem, relative in zip(bare, relatives, strict=True)]
+    taken: set[str] = set()
+    stems = []
+    for wish in wished:
+        stem, number = wish, 1
+        while stem in taken:
+            number += 1
+            stem = f"{wish}-{number}"
+        taken.add(stem)
+        stems.append(stem)
+    return stems
 
 
 class RunFolder:
@@ -148,8 +161,11 @@ class RunFolder:
     def unfinished(cls, path: Path, spec: RunSpec) -> RunFolder:
         """The run folder `path` to go on with as `spec`. RunError if it is done, or if the spec is another by now."""
         run = cls.open(path)
-        if run.read("run")["status"] == "done":
+        record = run.read("run")
+        if record.get("status") == "done":
             raise RunError(f"{path}: nothing to resume: this run is done")
+        if record.get("verb") != "bench":
+            raise RunError(f"{path}: not a bench, only those can be resumed", help=f"Fit again with: uadctl fit {path}")
         if spec_hash(run.spec) != spec_hash(spec):
             raise RunError(
                 f"{path}: cannot be resumed with other settings: its hash is {spec_hash(run.spec)}, "
@@ -157,6 +173,41 @@ class RunFolder:
                 help="Resume without overriding the spec, or start a new run.",
             )
         return run
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working on this folder. RunError if one does already.
+
+        The lock is the system's, on the folder itself: it ends with the process, however that ends. Where the system
+        has none (Windows), nothing is locked.
+        """
+        with self._lock() as free:
+            if not free:
+                raise RunError(f"{self.path}: in use by another process")
+            yield
+
+    def in_use(self) -> bool:
+        """Whether a process works on this folder now."""
+        with self._lock() as free:
+            return not free
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[bool]:
+        if sys.platform == "win32":  # no flock there
+            yield True
+            return
+        import fcntl
+
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(handle)
 
     @property
     def spec(self) -> RunSpec:
@@ -188,9 +239,7 @@ class RunFolder:
             return fitting[0]
         listing = "\n".join(f"--category {u.category} --label {u.label} --seed {u.seed}" for u in fitting or finished)
         if not finished:
-            raise RunError(
-                f"{self.path}: no unit of this run is finished", help="Finish it with: uadctl bench --resume"
-            )
+            raise RunError(f"{self.path}: no unit of this run is finished")
         what = "none of them is the one asked for" if not fitting else "choose one"
         raise RunError(f"{self.path}: this run has {len(fitting or finished)} finished units; {what}", help=listing)
 
@@ -212,7 +261,9 @@ def find_runs(spec: RunSpec) -> list[RunFolder]:
 def newest(spec: RunSpec, *, finished: bool) -> RunFolder:
     """The newest run of this spec that is done (`finished`) or that is not. RunError if there is none."""
     for run in find_runs(spec):
-        if (run.read("run")["status"] == "done") is finished:
+        record = run.read("run")
+        done = record.get("status") == "done"
+        if done if finished else not done and record.get("verb") == "bench" and not run.in_use():
             return run
     if finished:
         raise RunError(

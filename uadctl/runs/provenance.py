@@ -85,6 +85,8 @@ def fingerprint(samples: Iterable[Sample]) -> dict[str, Any]:
         )
         for path in (sample.path, *sample.masks):
             try:
+                if not Path(path).is_file():  # opening a pipe would wait for a writer
+                    raise FileNotFoundError(path)
                 with Path(path).open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
                     size += stream.tell()

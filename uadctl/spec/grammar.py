@@ -77,6 +77,11 @@ def name_from(text: str) -> str:
     return cleaned if cleaned not in ("", ".") else "run"
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name a category: a folder's name without control characters."""
+    return re.fullmatch(_NAME, text) is not None
+
+
 def usable_cores() -> int:
     """The number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -30,6 +30,7 @@ from uadctl.spec.signature import (
     check_params,
     default_of,
     fill_params,
+    get_model_signature_info,
     merge_checkpoint_path,
     missing_params,
     parse_model_kwargs,
@@ -864,8 +865,11 @@ def _checkpoint_fault(draft: _Draft, entry: ModelEntry, params: Mapping[str, Any
 
 
 def _notes(draft: _Draft, entry: ModelEntry, params: Mapping[str, Any], overrides: Overrides) -> None:
-    """An option for the whole run does not change a parameter that the spec gives to one model: say so."""
+    """An option for the whole run that does not reach a model, or not past the spec's own parameter: say so."""
+    accepted, takes_any = get_model_signature_info(entry.name)
     for name, value in (("device", overrides.device), ("seed", overrides.seed)):
+        if value is not None and name not in accepted and not takes_any:
+            draft.notes.append(f"--{name} {value} does not reach {entry.name}, which takes no {name}")
         if value is not None and name in params and params[name] != value:
             draft.notes.append(
                 f"--{name} {value} does not change the parameter {name} = {shown(params[name])} of {entry.name}"

@@ -173,7 +173,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
     DatasetEntry(
         name="demo",
         target="uadctl.datasets.demo",
-        summary="Surfaces and parts drawn by uadctl itself, with defects and masks: works without any download.",
+        summary="Parts drawn by uadctl itself, with defects: needs no download.",
         layout="made in the cache folder on first use; or at root, a copy from: uadctl datasets demo --out DIR",
         licence="Apache-2.0",
         needs_root=False,
@@ -182,7 +182,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         name="folder",
         aliases=("custom",),
         target="uadctl.datasets.folder",
-        summary="Your own images: a folder of good parts and one of bad parts, or globs for each role.",
+        summary="Your own images: folders of good and bad parts, or globs.",
         layout="ROOT/train/normal, ROOT/test/{normal,anomaly}, ROOT/ground_truth/anomaly/<stem>_mask.png",
         licence="your own",
         takes_files=True,
@@ -190,7 +190,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
     DatasetEntry(
         name="mvtec",
         target="uadctl.datasets.mvtec",
-        summary="MVTec AD, and every data set in its layout: one folder a category.",
+        summary="MVTec AD, and every data set in its layout.",
         layout="ROOT/<category>/train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
         licence="CC BY-NC-SA 4.0",
         paper='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
