@@ -170,7 +170,7 @@ def test_the_accumulator_keeps_no_view_of_a_buffer_that_is_used_again() -> None:
 def test_how_scores_are_stored_changes_nothing(slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     masks, maps = example(ties=True)
     expected = values(masks, maps)
-    monkeypatch.setattr("uadctl.metrics.pixel._Pool.SLAB", slab)
+    monkeypatch.setattr("uadctl.metrics.pooled.Pool.SLAB", slab)
     assert values(masks, maps) == expected
     widths = (np.float32, np.float64, np.float16, np.float64)
     assert values(masks, [scores.astype(width) for scores, width in zip(maps, widths, strict=True)]) == expected

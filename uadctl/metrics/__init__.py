@@ -19,10 +19,12 @@ from uadctl.metrics.pixel import (
     compute_pixel_ap,
     compute_pixel_auroc,
     compute_pixel_f1max,
-    pixel_metric_names,
 )
+from uadctl.metrics.pooled import pixel_metric_names
 from uadctl.metrics.record import COUNTED, Metrics, mean_metrics, merge, undefined
 from uadctl.metrics.region import aupro_name
+from uadctl.metrics.saturated import compute_spro
+from uadctl.metrics.streaming import StreamingPixelMetrics
 
 __all__ = [
     "compute_image_auroc",
@@ -32,7 +34,9 @@ __all__ = [
     "compute_pixel_ap",
     "compute_pixel_f1max",
     "compute_aupro",
+    "compute_spro",
     "PixelMetrics",
+    "StreamingPixelMetrics",
     "is_anomalous",
     "threshold_counts",
     "evaluate_images",

@@ -7,7 +7,8 @@ from typing import NotRequired, TypedDict
 from numpy.typing import ArrayLike
 
 from uadctl.metrics.image import THRESHOLD_METRICS, ranking_metrics, threshold_counts
-from uadctl.metrics.pixel import Stack, pooled_metrics
+from uadctl.metrics.pixel import pooled_metrics
+from uadctl.metrics.pooled import Stack
 from uadctl.metrics.record import Metrics, undefined
 
 

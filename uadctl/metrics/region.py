@@ -36,18 +36,25 @@ def area_under_pro(ranking: Ranking, region_sizes: NDArray[np.int64], *, limit: 
 
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021 (performance metrics).
     """
-    # A defect pixel adds 1/size to its region's overlap while the false-positive rate goes from x0 to x1, and keeps
-    # it from there on: its share of the area is what lies between that ramp and the limit.
+    area = area_up_to(ranking, limit=limit)
+    # Summed region by region, not by adding up 1/size a score: equal addends drift when there are millions of them.
+    starts = np.cumsum(region_sizes) - region_sizes
+    overlap = np.add.reduceat(area[ranking.index], starts) / region_sizes
+    return min(1.0, float(np.mean(overlap) / limit))  # rounding may pass 1 by an ulp
+
+
+def area_up_to(ranking: Ranking, *, limit: float) -> NDArray[np.float64]:
+    """(K,) how much area each distinct defect score adds under a curve over the false-positive rates 0 to `limit`.
+
+    That of a score which lifts the curve by 1: while the false-positive rate goes from x0 to x1 (the normal scores
+    that equal it) the curve rises in a straight line, and it stays up from there on.
+    """
     x0 = ranking.above / ranking.n_normal
     x1 = (ranking.above + ranking.equal) / ranking.n_normal
     area = np.where(x1 <= limit, limit - (x0 + x1) / 2, 0.0)
     cut = (x0 < limit) & (limit < x1)
     area[cut] = (limit - x0[cut]) ** 2 / (2 * (x1[cut] - x0[cut]))
-
-    # Summed region by region, not by adding up 1/size a score: equal addends drift when there are millions of them.
-    starts = np.cumsum(region_sizes) - region_sizes
-    overlap = np.add.reduceat(area[ranking.index], starts) / region_sizes
-    return min(1.0, float(np.mean(overlap) / limit))  # rounding may pass 1 by an ulp
+    return area
 
 
 def aupro_name(limit: float) -> str:
