@@ -100,7 +100,7 @@ def test_an_unset_variable_is_named(uadctl, monkeypatch, tmp_path):
     ("args", "message"),
     [
         (["--root", "nowhere"], "nowhere"),
-        (["--category", "til"], 'error: [dataset] categories: "til" is not in '),
+        (["--category", "til"], ' has no category "til"; did you mean tile?'),
         (["--model-kwargs", "[1]"], "error: --model-kwargs: expected a JSON object, found a list: "),
         (["--model-kwargs", "{"], "error: --model-kwargs is not valid JSON: "),
         (["--model-kwargs", '{"coreset": 1}'], "did you mean coreset_ratio"),

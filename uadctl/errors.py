@@ -6,20 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-class UadctlError(Exception):
-    """Something uadctl can explain. `exit_code` is what the command line ends with; `help` says the next step."""
-
-    exit_code = 1
-
-    def __init__(self, message: str, *, help: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.help = help
-
-    def __str__(self) -> str:
-        return self.message
-
-
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in something a user edits: `message` starts with where it is, `help` is the next step."""
@@ -28,19 +14,37 @@ class Problem:
     help: str | None = None
 
 
+class UadctlError(Exception):
+    """Something uadctl can explain. `exit_code` is what the command line ends with.
+
+    `problems` holds every one found, not only the first; `message` is all of them, `help` the next step of the first
+    that has one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problems: str | Sequence[Problem], *, help: str | None = None) -> None:
+        self.problems: tuple[Problem, ...] = (
+            (Problem(problems, help),) if isinstance(problems, str) else tuple(problems)
+        )
+        self.message = "\n".join(problem.message for problem in self.problems)
+        self.help = help or next((problem.help for problem in self.problems if problem.help), None)
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class SpecError(UadctlError, ValueError):
-    """A spec, or an option that overrides it, is wrong. Holds every problem found, not only the first."""
+    """A spec, or an option that overrides it, is wrong. `source` is the file, if it is one."""
 
     exit_code = 2
 
     def __init__(
         self, problems: str | Sequence[Problem], *, help: str | None = None, source: str | None = None
     ) -> None:
-        self.problems: tuple[Problem, ...] = (
-            (Problem(problems, help),) if isinstance(problems, str) else tuple(problems)
-        )
+        super().__init__(problems, help=help)
         self.source = source
-        super().__init__("\n".join(p.message for p in self.problems), help=help)
 
 
 class ParamError(SpecError, TypeError):

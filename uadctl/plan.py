@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from uadctl.errors import Problem, SpecError
+from uadctl.errors import DataError, Problem, SpecError
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
@@ -63,7 +63,7 @@ def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None 
         from uadctl.datasets import demo
 
         demo.prepare(spec.dataset.root, progress=progress or Silent())
-    datasets = _datasets(spec)
+    datasets = _datasets(spec.dataset)
     if testing and spec.metrics.pixel and spec.dataset.on_error == "fail":
         _check_masks([s for d in datasets if d.has_masks for s in limited(d.test, spec.dataset.limit_test)])
     cells = tuple(
@@ -94,38 +94,49 @@ def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
     return tuple(samples[i * n // limit] for i in range(limit))
 
 
-def _datasets(spec: RunSpec) -> list[Dataset]:
-    from uadctl.datasets import list_categories, load_dataset
+def choose_categories(table: DatasetTable) -> list[str]:
+    """The categories on disk that the table asks for, each once: those named, or those a glob fits, or all.
 
-    table = spec.dataset
+    Raises SpecError, with the nearest names, for those that are not there.
+    """
+    from uadctl.datasets import list_categories
+
     found = list_categories(table.name, table.root, files=table.files)
+    where = table.root or table.name
     for name in found:
         if not is_name(name):
-            raise SpecError(
-                f"{table.root}: the folder {shown(name)} cannot be a category: its name has control characters"
-            )
+            raise SpecError(f"{where}: the folder {shown(name)} cannot be a category: its name has control characters")
     if table.categories == "all":
-        chosen = found
-    else:
-        chosen, absent = [], []
-        for pattern in table.categories:
-            fitting = [c for c in found if c == pattern] or [c for c in found if fnmatchcase(c, pattern)]
-            chosen += [c for c in fitting if c not in chosen]
-            if not fitting:
-                absent.append(pattern)
-        if absent:
-            raise SpecError(
-                [
-                    Problem(f"[dataset] categories: {_no_category(name, table, found)}", f"Found: {', '.join(found)}")
-                    for name in absent
-                ]
-            )
-    return [load_dataset(table.name, table.root, category=c, split=table.split, files=table.files) for c in chosen]
+        return found
+    chosen: dict[str, None] = {}
+    absent = []
+    for pattern in table.categories:
+        fitting = [c for c in found if c == pattern] or [c for c in found if fnmatchcase(c, pattern)]
+        chosen.update(dict.fromkeys(fitting))
+        if not fitting:
+            close = nearest(pattern, found)
+            hint = f"; did you mean {close}?" if close else ""
+            absent.append(Problem(f"{where} has no category {shown(pattern)}{hint}", f"Found: {', '.join(found)}"))
+    if absent:
+        raise SpecError(absent)
+    return list(chosen)
 
 
-def _no_category(name: str, table: DatasetTable, found: Sequence[str]) -> str:
-    close = nearest(name, found)
-    return f'"{name}" is not in {table.root or table.name}' + (f"; did you mean {close}?" if close else "")
+def _datasets(table: DatasetTable) -> list[Dataset]:
+    from uadctl.datasets import LayoutError, load_dataset
+
+    loaded: list[Dataset] = []
+    problems: list[Problem] = []
+    for category in choose_categories(table):
+        try:
+            loaded.append(load_dataset(table.name, table.root, category=category, split=table.split, files=table.files))
+        except LayoutError as error:
+            problems += error.problems
+        except DataError as error:
+            problems.append(Problem(error.message, error.help))
+    if problems:
+        raise LayoutError(problems)
+    return loaded
 
 
 def _check_masks(samples: Sequence[Sample]) -> None:

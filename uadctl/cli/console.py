@@ -69,14 +69,10 @@ class Screen:
 
     def error(self, error: UadctlError) -> None:
         """Every problem of an error, each with its help."""
-        problems = getattr(error, "problems", ())
-        if problems:
-            for problem in problems:
-                self.message("error", problem.message, problem.help)
-            if isinstance(error, SpecError) and error.source is not None and len(problems) > 1:
-                self.write(f"{error.source}: {len(problems)} problems (listed above); nothing was run.")
-            return
-        self.message("error", error.message, error.help)
+        for problem in error.problems:
+            self.message("error", problem.message, problem.help)
+        if isinstance(error, SpecError) and error.source is not None and len(error.problems) > 1:
+            self.write(f"{error.source}: {len(error.problems)} problems (listed above); nothing was run.")
 
     def write(self, text: str) -> None:
         """A line on stderr, above a running bar."""

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, overload
 
-from uadctl.errors import DataError, Problem
+from uadctl.errors import DataError
 from uadctl.imaging.listing import is_folder, joined, relative_images, subfolders
 from uadctl.records import Sample, Size
 
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 class LayoutError(DataError):
     """A data set's folders are not as they should be. `problems` holds every one found, each a message of its own."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__(
-            "\n".join(problem.message for problem in self.problems),
-            help=next((problem.help for problem in self.problems if problem.help), None),
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,14 @@ class ModelEntry:
         return facts
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Files of a data set: their path below its root, with <placeholders> and a * glob, and what they are."""
+
+    path: str
+    meaning: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
     """One kind of data set.
@@ -78,7 +86,11 @@ class DatasetEntry:
     target:     the module with `list_categories(root, ...)` and `load(root, category, ...)`.
     needs_root: it lies in a folder that the user names; False where uadctl makes it itself.
     layout:     the folders it expects, in one line.
+    places:     the same in full, a place for each role, in the order in which a person would look.
     licence:    under which terms its images may be used.
+    protocol:   what its authors measure and how it is averaged; or that nobody laid that down.
+    protocol_metrics: the metrics of uadctl that the protocol asks for; empty where there is none.
+    homepage, doi: where it is described and had from, and the DOI of its paper; None where there is none.
     splits:     the values `[dataset] split` may have; the first is the default.
     layouts:    the values `[dataset] layout` may have; empty where there is but one layout.
     takes_files: `[dataset.files]` may say which files are which.
@@ -89,7 +101,12 @@ class DatasetEntry:
     summary: str
     layout: str
     licence: str
+    protocol: str
+    places: tuple[Place, ...]
+    protocol_metrics: tuple[str, ...] = ()
     paper: str | None = None
+    homepage: str | None = None
+    doi: str | None = None
     aliases: tuple[str, ...] = ()
     needs_root: bool = True
     splits: tuple[str, ...] = ("test",)
@@ -169,6 +186,14 @@ MODELS: dict[str, ModelEntry] = _table(
     ),
 )
 
+_MVTEC_PLACES = (
+    Place("<category>/train/good/*.png", "good images to learn from"),
+    Place("<category>/validation/good/*.png", "good images that set the threshold (optional)"),
+    Place("<category>/test/good/*.png", "good images to test on"),
+    Place("<category>/test/<defect>/*.png", "bad images; a folder for each kind of defect"),
+    Place("<category>/ground_truth/<defect>/<stem>_mask.png", "their masks: a pixel above 0 is a defect"),
+)
+
 DATASETS: dict[str, DatasetEntry] = _table(
     DatasetEntry(
         name="demo",
@@ -176,6 +201,8 @@ DATASETS: dict[str, DatasetEntry] = _table(
         summary="Parts drawn by uadctl itself, with defects: needs no download.",
         layout="made in the cache folder on first use; or at root, a copy from: uadctl datasets demo --out DIR",
         licence="Apache-2.0",
+        protocol="none: its numbers say that an installation works, not how well a model does on real parts",
+        places=_MVTEC_PLACES,
         needs_root=False,
     ),
     DatasetEntry(
@@ -185,6 +212,14 @@ DATASETS: dict[str, DatasetEntry] = _table(
         summary="Your own images: folders of good and bad parts, or globs.",
         layout="ROOT/train/normal, ROOT/test/{normal,anomaly}, ROOT/ground_truth/anomaly/<stem>_mask.png",
         licence="your own",
+        protocol="none laid down: missed defects and false alarms at the threshold are what a line feels",
+        places=(
+            Place("train/normal/*.png", "good images to learn from"),
+            Place("validation/normal/*.png", "good images that set the threshold (optional)"),
+            Place("test/normal/*.png", "good images to test on"),
+            Place("test/anomaly/*.png", "bad images; sub-folders are kinds of defect"),
+            Place("ground_truth/anomaly/<stem>_mask.png", "their masks (optional): above 0 is a defect"),
+        ),
         takes_files=True,
     ),
     DatasetEntry(
@@ -193,8 +228,14 @@ DATASETS: dict[str, DatasetEntry] = _table(
         summary="MVTec AD, and every data set in its layout.",
         layout="ROOT/<category>/train/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png",
         licence="CC BY-NC-SA 4.0",
+        protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
+        "then the mean over the categories",
+        places=_MVTEC_PLACES,
+        protocol_metrics=("image_auroc", "aupro_30"),
         paper='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
         "CVPR 2019",
+        homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        doi="10.1109/CVPR.2019.00982",
     ),
 )
 

@@ -1,0 +1,307 @@
+"""`models show` and `datasets show`: all that is known of an entry, true to the code, and nothing heavy loaded."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import parts
+import pytest
+from spec_models import ENTRIES, Strict
+from test_layers import NOT_FOR_LISTING, command, loaded_by
+
+from uadctl.datasets import load_dataset
+from uadctl.metrics import IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
+from uadctl.spec import BACKBONES, DATASETS, MODELS, list_params, read_spec, resolve_dataset
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    for entry in ENTRIES:
+        monkeypatch.setitem(MODELS, entry.name, entry)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the tables in a screen, without their rules and headings."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.startswith(" ") and line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("models show vision_patchcore", 0),
+        ("models show patchcore --json", 0),
+        ("models show banana", 2),
+        ("datasets show mvtec", 0),
+        ("datasets show demo --json", 0),
+        ("datasets check mvtek", 2),
+        ("datasets check absent.toml", 2),
+    ],
+)
+def test_showing_loads_nothing_heavy(words, code):
+    assert loaded_by(*command(*words.split(), code=code)) & NOT_FOR_LISTING == set()
+
+
+def test_showing_loads_rich_only_where_it_draws():
+    # Shows that the test above sees what a command loads.
+    assert "rich" in loaded_by(*command("models", "show", "patchcore"))
+    assert "rich" not in loaded_by(*command("models", "show", "patchcore", "--json"))
+
+
+# --- models show
+
+
+def test_a_model_is_shown_with_every_parameter(uadctl):
+    text = uadctl("models", "show", "patchcore").out
+    assert text.startswith(
+        "vision_patchcore: Nearest-neighbour distance of CNN patches to a coreset of normal patches.\n"
+        "\n"
+        "also: patchcore\n"
+        "tags: vision, memory-bank, cnn, nearest-neighbour, pixel_map\n"
+        'paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022\n'
+        "extra: none needed\n"
+        "weights: found, in the package that came with pip\n"
+    )
+    rows = cells(text)
+    for expected in (
+        ["parameter", "type", "default", "meaning"],
+        ["coreset_ratio", "float", "0.1", "share of the training patches kept, in (0, 1]."],
+        ["layers", "tuple[str, ...]", "its stages to use; none given: those the registry names for the backbone."],
+        [
+            "knn_backend",
+            "str",
+            "torch",
+            "library that finds the nearest neighbours; all are exact. One of: faiss, numpy, sklearn, torch.",
+        ],
+        ["device", "str", "[run] device", '"auto", "cpu", "cuda", "cuda:N" or "mps".'],
+        ["backbone", "layers", "channels", "stride", "other layers"],
+        ["wide_resnet50_2", "layer2, layer3", "512, 1024", "8, 16", "layer1, layer4"],
+        ["efficientnet_lite0", "efficientnet-lite0-57934424.pth", "Apache-2.0", "package"],
+    ):
+        assert expected in rows
+    shown = [row[0] for row in rows]
+    assert len(list_params("patchcore")) >= 14
+    for param in list_params("patchcore"):
+        assert param.name in shown
+    for backbone in BACKBONES:
+        assert shown.count(backbone) == 2
+
+
+def test_a_model_in_json(uadctl):
+    found = uadctl("models", "show", "patchcore", "--json").json
+    assert list(found) == [
+        "schema",
+        "name",
+        "aliases",
+        "summary",
+        "paper",
+        "tags",
+        "metadata",
+        "extra",
+        "packages",
+        "weights",
+        "parameters",
+        "backbones",
+    ]
+    assert (found["schema"], found["name"], found["weights"]) == (1, "vision_patchcore", "package")
+    (row,) = uadctl("models", "list", "--tag", "vision_patchcore", "--json").json
+    assert {key: found[key] for key in row} == row
+    by_name = {p["name"]: p for p in found["parameters"]}
+    assert by_name["knn_backend"] == {
+        "name": "knn_backend",
+        "type": "Literal['torch', 'numpy', 'sklearn', 'faiss']",
+        "default": "torch",
+        "required": False,
+        "choices": ["faiss", "numpy", "sklearn", "torch"],
+        "meaning": "library that finds the nearest neighbours; all are exact.",
+        "from_run": False,
+        "settable": True,
+    }
+    assert [name for name, p in by_name.items() if p["from_run"]] == ["device", "seed", "batch_size"]
+    assert [b["name"] for b in found["backbones"]] == list(BACKBONES)
+    assert found["backbones"][0]["channels"] == BACKBONES["efficientnet_lite0"].channels
+
+
+def test_weights_are_looked_for_each_time(uadctl, monkeypatch, tmp_path):
+    def where(name: str) -> str | None:
+        found = uadctl("models", "show", "patchcore", "--json").json["backbones"]
+        return next(b["weights"]["found"] for b in found if b["name"] == name)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("UADCTL_WEIGHTS", raising=False)
+    assert where("resnet18") is None
+    assert ["resnet18", "resnet18-f37072fd.pth", "BSD-3-Clause", "not here"] in cells(
+        uadctl("models", "show", "patchcore").out
+    )
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / "resnet18-f37072fd.pth").touch()
+    assert where("resnet18") == "cache"
+    monkeypatch.setenv("UADCTL_WEIGHTS", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "efficientnet-lite0-57934424.pth").touch()
+    assert where("efficientnet_lite0") == "UADCTL_WEIGHTS"
+    assert "\nweights: found in the folder $UADCTL_WEIGHTS\n" in uadctl("models", "show", "patchcore").out
+
+
+@pytest.mark.usefixtures("doubles")
+def test_a_missing_extra_is_said_with_its_command(uadctl, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anomalib", None)
+    text = uadctl("models", "show", "vision_checkpoint").out
+    assert "\nextra: anomalib; anomalib not installed: pip install 'uadctl[anomalib]'\n" in text
+    assert "\ncheckpoint: needed: --checkpoint-path FILE\n" in text
+    assert "weights:" not in text
+    assert ["checkpoint_path", "str", "needed"] in cells(text)
+    found = uadctl("models", "show", "vision_checkpoint", "--json").json
+    assert (found["extra"], found["packages"], found["weights"]) == ("anomalib", {"anomalib": False}, None)
+    assert found["backbones"] == []
+    # A module that something else has made, without a spec, is there all the same.
+    monkeypatch.setitem(sys.modules, "anomalib", types.ModuleType("anomalib"))
+    assert "\nextra: anomalib, installed\n" in uadctl("models", "show", "vision_checkpoint").out
+
+
+@pytest.mark.usefixtures("doubles")
+def test_python_objects_and_needed_parameters_are_marked(uadctl, monkeypatch):
+    assert ["kind", "str", "needed"] in cells(uadctl("models", "show", "vision_needy").out)
+    monkeypatch.setattr(Strict, "weights_state", lambda self: "random", raising=False)
+    text = uadctl("models", "show", "strict").out
+    assert "\nweights: random\n" in text
+    rows = cells(text)
+    assert ["embedder", "Embedder", "from Python only"] in rows
+    assert ["kernel", "tuple[int, int]", "[3, 3]"] in rows
+    assert ["ratio", "float", "0.1", "share of the patches that are kept."] in rows
+
+
+def test_a_model_that_is_not_there(uadctl):
+    ended = uadctl("models", "show", "patchcor", code=2)
+    assert ended.err == 'error: "patchcor": no such model; did you mean vision_patchcore? See: uadctl models list\n'
+    assert ended.out == ""
+
+
+# --- datasets show
+
+
+def test_a_data_set_is_shown_with_its_tree(uadctl):
+    assert uadctl("datasets", "show", "mvtec").out == (
+        "mvtec: MVTec AD, and every data set in its layout.\n"
+        "\n"
+        "licence: CC BY-NC-SA 4.0\n"
+        'paper: Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
+        "CVPR 2019\n"
+        "doi: https://doi.org/10.1109/CVPR.2019.00982\n"
+        "homepage: https://www.mvtec.com/company/research/datasets/mvtec-ad\n"
+        "protocol: image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
+        "then the mean over the categories\n"
+        "metrics: image_auroc, aupro_30\n"
+        "splits: test\n"
+        "\n"
+        "ROOT\n"
+        "└── <category>\n"
+        "    ├── train\n"
+        "    │   └── good\n"
+        "    │       └── *.png             good images to learn from\n"
+        "    ├── validation\n"
+        "    │   └── good\n"
+        "    │       └── *.png             good images that set the threshold (optional)\n"
+        "    ├── test\n"
+        "    │   ├── good\n"
+        "    │   │   └── *.png             good images to test on\n"
+        "    │   └── <defect>\n"
+        "    │       └── *.png             bad images; a folder for each kind of defect\n"
+        "    └── ground_truth\n"
+        "        └── <defect>\n"
+        "            └── <stem>_mask.png   their masks: a pixel above 0 is a defect\n"
+        "\n"
+        "example:\n"
+        "  uadctl datasets check mvtec --root DIR\n"
+        "  uadctl bench --dataset mvtec --root DIR --model vision_patchcore\n"
+        "\n"
+        "  [dataset]\n"
+        '  name = "mvtec"\n'
+        '  root = "DIR"\n'
+        "\n"
+        "  [model]\n"
+        '  name = "vision_patchcore"\n'
+    )
+
+
+def test_trees_and_examples_fit_80_columns(uadctl):
+    assert len(DATASETS) >= 3
+    for name in DATASETS:
+        lines = uadctl("datasets", "show", name).out.splitlines()
+        assert [line for line in lines[lines.index("ROOT") :] if len(line) > 80] == []
+
+
+def test_roles_are_named_where_globs_are_taken(uadctl):
+    line = "\nOther folders: [dataset.files] train, validation, normal, anomaly, mask (globs)\n"
+    assert line in uadctl("datasets", "show", "folder").out
+    assert "[dataset.files]" not in uadctl("datasets", "show", "mvtec").out
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_images_laid_out_as_shown_are_found(uadctl, tmp_path, name):
+    """Every place of the tree, filled, is read as what it is called; the loader looks nowhere else."""
+    found = uadctl("datasets", "show", name, "--json").json
+    image, mask = parts.scratched(1)
+    for i, place in enumerate(found["places"]):
+        path = place["path"].replace("<category>", "cat").replace("<defect>", "dent")
+        path = path.replace("*", "007").replace("<stem>", "007")
+        parts.write(tmp_path / "root" / path, mask if "mask" in path else image + i)
+    dataset = load_dataset(name, str(tmp_path / "root"))
+    meanings = [p["meaning"] for p in found["places"]]
+    assert len(meanings) == 5
+    assert (len(dataset.train), len(dataset.validation)) == (1, 1)
+    assert [(s.label, bool(s.masks)) for s in sorted(dataset.test, key=lambda s: s.label)] == [(0, False), (1, True)]
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_the_layout_in_one_line_and_the_places_agree(name):
+    entry = resolve_dataset(name)
+    if entry.needs_root:
+        for word in re.findall(r"\w+", entry.layout.replace("ROOT", "")):
+            assert any(word in place.path for place in entry.places), word
+
+
+@pytest.mark.parametrize("name", [n for entry in DATASETS.values() for n in (entry.name, *entry.aliases)])
+def test_the_example_spec_is_valid_and_aliases_are_the_entry(uadctl, tmp_path, name):
+    found = uadctl("datasets", "show", name, "--json").json
+    file = Path("example.toml")
+    file.write_text(found["example"]["spec"])
+    reading = read_spec(str(file))
+    assert reading.notes == ()
+    assert reading.spec.dataset.name == found["name"] == resolve_dataset(name).name
+
+
+def test_the_example_commands_run(uadctl, one_category):
+    commands = uadctl("datasets", "show", "mvtec", "--json").json["example"]["commands"]
+    assert len(commands) == 2
+    for line in commands:
+        program, *words = line.replace("DIR", str(one_category)).split()
+        assert program == "uadctl"
+        uadctl(*words, *(["--dry-run"] if words[0] == "bench" else []))
+
+
+def test_protocol_metrics_exist_and_where_there_are_none_it_says_so():
+    known = {*IMAGE_METRICS, *THRESHOLD_METRICS, *pixel_metric_names(fpr_limits=(0.3,))}
+    for entry in DATASETS.values():
+        assert set(entry.protocol_metrics) <= known
+        assert bool(entry.protocol_metrics) != entry.protocol.startswith("none"), entry.name
+        assert bool(entry.doi) == bool(entry.paper), entry.name
+
+
+def test_a_data_set_in_json_holds_its_row_of_the_list(uadctl):
+    rows = {row["name"]: row for row in uadctl("datasets", "list", "--json").json}
+    for name, row in rows.items():
+        found = uadctl("datasets", "show", name, "--json").json
+        assert found["schema"] == 1
+        assert {key: found[key] for key in row} == row
+        assert found["places"]
+
+
+def test_a_data_set_that_is_not_there(uadctl):
+    ended = uadctl("datasets", "show", "mvtek", code=2)
+    assert ended.err == (
+        'error: "mvtek": no such data set; did you mean mvtec? Choose from: demo, folder (also custom), mvtec\n'
+    )
