@@ -98,6 +98,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
         ),
         "calibration": {"method": "quantile", "alpha": 0.01, "holdout": None, "split": None},
         "metrics": {"pixel": True, "fpr_limits": (0.3,)},
+        "gate": None,
     }
 
 
@@ -513,7 +514,7 @@ def test_options_override_the_file() -> None:
     assert spec.metrics.fpr_limits == (0.05,)
     params = spec.models[0].params
     assert (params["ratio"], params["count"], params["layers"]) == (0.2, 2, ("x",))
-    assert reading.notes == ()
+    assert reading.notes == ("--seed 7 does not reach vision_strict, which takes no seed",)
 
 
 def test_a_spec_from_options_alone(tmp_path: Path) -> None:

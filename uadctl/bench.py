@@ -24,6 +24,8 @@ from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.driver import Driver
 from uadctl.runs.folder import RunFolder, UnitFolder, output_stems
+from uadctl.runs.gate import Verdict, check_categories
+from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
 
@@ -41,10 +43,14 @@ _COLOUR_STD = 6.0
 
 @dataclass(frozen=True, slots=True)
 class BenchResult(RunResult):
-    """A run folder and the document that is its metrics.json."""
+    """A run folder and the documents that are its metrics.json and timing.json.
+
+    gate: whether the limits of `[gate]` hold; None where the spec has none.
+    """
 
     metrics: dict[str, Any]
     timing: dict[str, Any]
+    gate: Verdict | None = None
 
 
 def bench(
@@ -58,6 +64,7 @@ def bench(
     """
     progress = progress or Silent()
     plan = make_plan(spec, progress=progress)
+    check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     for model in spec.models:
         build_detector(spec, model).prepare()
     previous = resume.read("run") if resume is not None else None
@@ -92,8 +99,11 @@ def _bench(
     }
     run.write("metrics", metrics)
     run.write("timing", timing)
+    gate = None if spec.gate is None else evaluate_gate(spec.gate, metrics)
+    if gate is not None:
+        run.write("gate", gate.document())
     driver.finish(failed)
-    return BenchResult(run, tuple(failed), {"schema": 1, **metrics}, {"schema": 1, **timing})
+    return BenchResult(run, tuple(failed), {"schema": 1, **metrics}, {"schema": 1, **timing}, gate)
 
 
 def build_default_detector(

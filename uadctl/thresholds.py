@@ -23,7 +23,8 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     alpha:  the share of normal images that the quantile leaves at or above it; None for another method.
     n:      how many scores it was chosen from: images, or pixels.
     source: which normal images: the data set's own "validation" images; training images, each scored without itself
-            ("leave-one-out"); or training images that the model never saw ("holdout"). None only without a value.
+            ("leave-one-out"); training images that the model never saw ("holdout"); or images "given" later, to
+            `uadctl.calibrate`. None only without a value.
     reason: why there is no value; None if there is one.
 
     Raises ValueError if value is not finite, or if not exactly one of value and reason is given, or a value has no
@@ -34,7 +35,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     method: Literal["quantile", "mean+3std"] = "quantile"
     alpha: float | None = None
     n: int = 0
-    source: Literal["validation", "leave-one-out", "holdout"] | None = None
+    source: Literal["validation", "leave-one-out", "holdout", "given"] | None = None
     reason: str | None = None
 
     def __post_init__(self) -> None:

@@ -55,6 +55,10 @@ def bench(
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE", help="Write the JSON report to FILE.")
     ] = None,
+    junit: Annotated[
+        str | None,
+        typer.Option("--junit", metavar="FILE", help="Write units and limits as JUnit XML, for CI systems."),
+    ] = None,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -64,6 +68,8 @@ def bench(
 
     Example: uadctl bench specs/demo.toml
     Without a spec: uadctl bench --dataset mvtec --root DIR --category bottle --model vision_patchcore
+
+    Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken; 1 wins.
     """
     screen.configure(quiet=quiet, debug=debug)
     o.check_outputs(file=("--output", output))
@@ -104,7 +110,13 @@ def bench(
     screen.interrupted = "Go on where it stopped with the same command and --resume"
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
         result = run_bench(reading.spec, resume=unfinished, progress=progress, notes=reading.notes)
-    document = {"schema": 1, "run": str(result.run.path), **_body(result.metrics), "timing": _body(result.timing)}
+    document = {
+        "schema": 1,
+        "run": str(result.run.path),
+        **_body(result.metrics),
+        "gate": None if result.gate is None else result.gate.document(),
+        "timing": _body(result.timing),
+    }
     if output is not None:
         from uadctl.report import save_run_report
 
@@ -113,6 +125,15 @@ def bench(
         print_lines(json.dumps(document, allow_nan=False))
     else:
         _print_results(result, reading.spec)
+    if junit is not None:
+        from uadctl.report.junit import write_junit
+
+        write_junit(junit, result.metrics, result.gate, timing=result.timing, name=result.run.path.name)
+    if result.gate is not None and not result.gate.passed:
+        broken = result.gate.error()
+        if not result.failed:
+            raise broken
+        screen.error(broken)
     if result.failed:
         raise typer.Exit(1)
 
@@ -147,6 +168,9 @@ def _print_results(result: BenchResult, spec: RunSpec) -> None:
     for reason, names in reasons.items():
         print_lines(f"{reason} ({', '.join(names)})")
     _print_costs(result, several=len(spec.models) > 1)
+    if result.gate is not None:
+        n = len(result.gate.limits)
+        print_lines(f"gate: {n - len(result.gate.broken)} of {n} limits hold")
     print_lines(f"run: {result.run.path}")
 
 
@@ -190,10 +214,13 @@ def _share(part: int | None, rest: int | None) -> str:
 def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
     """What would be run, without opening an image."""
     from uadctl.plan import build_detector, make_plan
+    from uadctl.runs.gate import check_categories
 
     plan = make_plan(spec, testing=testing)
     for m in spec.models:
         build_detector(spec, m).prepare(download=False)
+    if testing:
+        check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     models: dict[str, dict[str, Any]] = {
         m.label: {"name": m.name, "params": m.params, "weights": build_detector(spec, m).weights_state()}
         for m in spec.models

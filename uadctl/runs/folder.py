@@ -1,9 +1,10 @@
 """A run folder: created, written piece by piece, found again, read back.
 
     runs/<UTC stamp>-<name>-<hash8>/
-      spec.toml  run.json  metrics.json  timing.json
+      spec.toml  run.json  metrics.json  gate.json  timing.json
       units/<category>/<label>/<seed>/
         status  metrics.json  scores.csv  thresholds.json  timing.json  maps/  overlays/  model/
+        thresholds.1.json  thresholds.2.json  ...
 
 Nothing inside depends on where the folder lies.
 """
@@ -92,6 +93,28 @@ class UnitFolder:
     def read(self, name: Literal["metrics", "thresholds", "timing"]) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
         return read_document(self.path / f"{name}.json")
+
+    def replace_thresholds(self, value: dict[str, Any]) -> Path:
+        """A new thresholds.json; the old one is kept beside it, and its path returned.
+
+        thresholds.1.json is the oldest, the one that came with the model; the numbers count up, and no file is ever
+        overwritten. The new file takes the old one's place at once and only when the old one is safe.
+        """
+        old = self.thresholds.read_bytes()
+        numbers = [path.name.split(".")[1] for path in self.path.glob("thresholds.*.json")]
+        number = max((int(n) for n in numbers if n.isdecimal()), default=0) + 1
+        while True:
+            kept = self.path / f"thresholds.{number}.json"
+            try:
+                with kept.open("xb") as stream:
+                    stream.write(old)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                break
+            except FileExistsError:
+                number += 1
+        self.write("thresholds", value)
+        return kept
 
     def write_error(self, text: str) -> None:
         """error.txt: the traceback of a unit that failed."""
@@ -227,7 +250,18 @@ class RunFolder:
 
     def choose(self, *, category: str | None = None, label: str | None = None, seed: int | None = None) -> UnitFolder:
         """The one finished unit that fits. RunError, listing the units, if none or several do."""
+        fitting = self.finished(category=category, label=label, seed=seed)
+        if len(fitting) == 1:
+            return fitting[0]
+        raise RunError(f"{self.path}: this run has {len(fitting)} finished units; choose one", help=_listing(fitting))
+
+    def finished(
+        self, *, category: str | None = None, label: str | None = None, seed: int | None = None
+    ) -> list[UnitFolder]:
+        """The finished units that fit, at least one. RunError, listing those there are, if none does."""
         finished = [unit for unit in self.units() if unit.status == "done"]
+        if not finished:
+            raise RunError(f"{self.path}: no unit of this run is finished")
         fitting = [
             unit
             for unit in finished
@@ -235,20 +269,23 @@ class RunFolder:
             and (label is None or unit.label == label)
             and (seed is None or unit.seed == seed)
         ]
-        if len(fitting) == 1:
-            return fitting[0]
-        listing = "\n".join(f"--category {u.category} --label {u.label} --seed {u.seed}" for u in fitting or finished)
-        if not finished:
-            raise RunError(f"{self.path}: no unit of this run is finished")
-        what = "none of them is the one asked for" if not fitting else "choose one"
-        raise RunError(f"{self.path}: this run has {len(fitting or finished)} finished units; {what}", help=listing)
+        if not fitting:
+            raise RunError(
+                f"{self.path}: this run has {len(finished)} finished units; none of them is the one asked for",
+                help=_listing(finished),
+            )
+        return fitting
 
-    def write(self, name: Literal["run", "metrics", "timing"], value: dict[str, Any]) -> None:
+    def write(self, name: Literal["run", "metrics", "gate", "timing"], value: dict[str, Any]) -> None:
         write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
 
-    def read(self, name: Literal["run", "metrics", "timing"]) -> dict[str, Any]:
+    def read(self, name: Literal["run", "metrics", "gate", "timing"]) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
         return read_document(self.path / f"{name}.json")
+
+
+def _listing(units: Sequence[UnitFolder]) -> str:
+    return "\n".join(f"--category {u.category} --label {u.label} --seed {u.seed}" for u in units)
 
 
 def find_runs(spec: RunSpec) -> list[RunFolder]:

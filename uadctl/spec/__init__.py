@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from uadctl.spec.grammar import (
     CalibrationTable,
+    CategoryGateTable,
     DatasetTable,
     FilesTable,
+    GateTable,
+    LimitTable,
     MetricsTable,
     ModelTable,
     PreprocessTable,
@@ -58,6 +61,9 @@ __all__ = [
     "ModelTable",
     "CalibrationTable",
     "MetricsTable",
+    "GateTable",
+    "CategoryGateTable",
+    "LimitTable",
     "read_spec",
     "Reading",
     "Overrides",

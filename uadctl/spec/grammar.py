@@ -65,10 +65,17 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rules:   see Rule.
     instead: keys of which only one may be given; where one is, the other has no default, and one given on the
              command line takes the place of the other in the file.
+    rest:    the field that takes the keys which are no field's name but fit its own key type; its entries stand in
+             the table itself. None: there are no such keys.
+    hints:   of keys that belong elsewhere: why they are not taken here.
+    on_one_line: written as key = {...}.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     instead: ClassVar[dict[str, str]] = {}
+    rest: ClassVar[str | None] = None
+    hints: ClassVar[dict[str, str]] = {}
+    on_one_line: ClassVar[bool] = False
 
 
 def name_from(text: str) -> str:
@@ -325,6 +332,94 @@ class MetricsTable(Table, frozen=True, kw_only=True):
     rules = (Rule(("fpr_limits",), _each_once),)
 
 
+def _has_room(min: float | None, max: float | None) -> Wrong | None:
+    if min is None and max is None:
+        return Wrong("min", "is missing, and so is max", "Give { min = X }, { max = X } or both.")
+    if min is not None and max is not None and min > max:
+        return Wrong("min", f"larger than max = {shown(max)}")
+    return None
+
+
+class LimitTable(Table, frozen=True, kw_only=True):
+    """{ min = X, max = X }: what a gated metric may be; one of the two is enough."""
+
+    min: Annotated[float | None, Meta(description="The least allowed.")] = None
+    max: Annotated[float | None, Meta(description="The most allowed.")] = None
+
+    rules = (Rule(("min", "max"), _has_room),)
+    on_one_line = True
+
+
+_LIMIT: Final = Meta(extra={"expected": "{ min = X }, { max = X } or both"})
+Limit = Annotated[LimitTable | None, _LIMIT]
+AuproName = Annotated[str, Meta(pattern=r"^aupro_[0-9]+$", extra={"example": "aupro_30"})]
+CategoryName = Annotated[
+    str,
+    Meta(pattern=_NAME, extra={"expected": "the name of a category without /, \\, .. or control characters"}),
+]
+
+
+class LimitsTable(Table, frozen=True, kw_only=True):
+    """The metrics that can have limits everywhere."""
+
+    image_auroc: Annotated[Limit, Meta(description="Area under the ROC curve of the image scores.")] = None
+    image_ap: Annotated[Limit, Meta(description="Average precision of the image scores.")] = None
+    image_f1max: Annotated[Limit, Meta(description="Highest F1 of the image scores over all thresholds.")] = None
+    pixel_auroc: Annotated[Limit, Meta(description="Area under the ROC curve of all pixels.")] = None
+    pixel_ap: Annotated[Limit, Meta(description="Average precision of all pixels.")] = None
+    pixel_f1max: Annotated[Limit, Meta(description="Highest F1 of all pixels over all thresholds.")] = None
+    aupro: Annotated[
+        dict[AuproName, Annotated[LimitTable, _LIMIT]],
+        Meta(
+            description="aupro_30 and so on, for each of [metrics] fpr_limits: area under the per-region overlap "
+            "up to that false positive rate."
+        ),
+    ] = field(default_factory=dict)
+    miss_rate: Annotated[Limit, Meta(description="Share of the defect images below the threshold.")] = None
+    false_alarm_rate: Annotated[Limit, Meta(description="Share of the good test images at or above the threshold.")] = (
+        None
+    )
+    precision: Annotated[Limit, Meta(description="Share of defect images among those at or above the threshold.")] = (
+        None
+    )
+
+    rest = "aupro"
+
+    def limits(self) -> dict[str, LimitTable]:
+        """Every limit by the name of its metric, in the order of the grammar."""
+        found: dict[str, LimitTable] = {}
+        for name in self.__struct_fields__:
+            held = getattr(self, name)
+            if isinstance(held, LimitTable):
+                found[name] = held
+            elif name == self.rest:
+                found.update(held)
+        return found
+
+
+class CategoryGateTable(LimitsTable, frozen=True, kw_only=True):
+    """[gate.category.NAME]: limits on what one category measures, with every model."""
+
+    tp: Annotated[Limit, Meta(description="Defect images at or above the threshold.")] = None
+    fp: Annotated[Limit, Meta(description="Good test images at or above the threshold.")] = None
+    fn: Annotated[Limit, Meta(description="Defect images below the threshold.")] = None
+    tn: Annotated[Limit, Meta(description="Good test images below the threshold.")] = None
+
+
+_COUNTS_HAVE_NO_MEAN: Final = "; it counts images and has no mean: limit it in [gate.category.NAME]"
+
+
+class GateTable(LimitsTable, frozen=True, kw_only=True):
+    """[gate]: limits on the means of every model. A bench that breaks one ends with exit code 3."""
+
+    category: Annotated[
+        dict[CategoryName, CategoryGateTable] | None,
+        Meta(description="Limits on single categories: [gate.category.NAME]."),
+    ] = None
+
+    hints = dict.fromkeys(("tp", "fp", "fn", "tn"), _COUNTS_HAVE_NO_MEAN)
+
+
 class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a run is. `read_spec` makes it with every default filled in and every path absolute."""
 
@@ -345,3 +440,4 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = field(name="model")
     calibration: CalibrationTable = field(default_factory=CalibrationTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
+    gate: GateTable | None = None

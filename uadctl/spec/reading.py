@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cache
 from pathlib import PurePath
 from typing import Any, Final
@@ -20,7 +21,7 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from uadctl.errors import Problem, SpecError
-from uadctl.spec.grammar import ModelTable, RunSpec, Table, name_from
+from uadctl.spec.grammar import LimitsTable, MetricsTable, ModelTable, RunSpec, Table, name_from
 from uadctl.spec.lines import find_lines, split_assignment
 from uadctl.spec.registry import ModelEntry, find_dataset, find_model
 from uadctl.spec.signature import (
@@ -665,6 +666,7 @@ def _read_tables(draft: _Draft, overrides: Overrides) -> RunSpec | None:
             table = _build(record, _read_table(draft, record, given, (name,)))
             if table is not None:
                 parts[f.name] = table
+    _check_gate(draft, parts.get("metrics"))
     if draft.problems or len(parts) < len(fields):
         return None
     return RunSpec(**parts)
@@ -689,19 +691,29 @@ def _all_keys() -> Iterator[tuple[str, str]]:
         record = _repeated(f.type)
         cls = record.cls if record is not None else _record(f.type)
         if cls is not None:
-            yield from ((f.encode_name, key.encode_name) for key in fields_of(cls))
+            # Keys of the user's own, such as names of categories, are in no list.
+            yield from ((f.encode_name, key.encode_name) for key in fields_of(cls) if _entries(key.type) is None)
 
 
 def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Key) -> dict[str, Any]:
     """The values of one table, converted, with defaults; those that were reported are left out."""
-    fields = {f.encode_name: f for f in fields_of(record)}
-    for name in raw:
-        if name not in fields:
-            _unknown_key(draft, (*key, name), raw, sorted(fields))
+    fields = {f.encode_name: f for f in fields_of(record) if f.name != record.rest}
     values: dict[str, Any] = {}
+    known = sorted(fields)
+    others = {name: value for name, value in raw.items() if name not in fields}
+    for f in fields_of(record):
+        entries = _entries(f.type) if f.name == record.rest else None
+        if entries is not None:
+            fitting = {n: v for n, v in others.items() if take(n, entries.key_type, key, _unheard) is not BAD}
+            others = {n: v for n, v in others.items() if n not in fitting}
+            values[f.name] = _read_entries(draft, entries, fitting, key)
+            known = sorted([*fields, str(_extra(entries.key_type, "example"))])
+    for name in others:
+        _unknown_key(draft, (*key, name), raw, known, record.hints)
     for name, f in fields.items():
         here = (*key, name)
         inner = _record(f.type)
+        entries = _entries(f.type)
         if name not in raw:
             if f.required:
                 draft.of_entry(here, f"{name} is missing: {_meaning(f.type)}")
@@ -714,6 +726,8 @@ def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Ke
         elif inner is not None and isinstance(raw[name], dict):
             value = _build(inner, _read_table(draft, inner, raw[name], here))
             value = BAD if value is None else value
+        elif entries is not None and isinstance(raw[name], dict):
+            value = _read_entries(draft, entries, raw[name], here)
         else:
             value = take(raw[name], f.type, here, draft.wrong)
             if value is not BAD and value is not None and _is_path(f.type):
@@ -736,6 +750,40 @@ def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Ke
     return {k: v for k, v in values.items() if v is not BAD}
 
 
+def _entries(wanted: types.Type) -> types.DictType | None:
+    """The type of a table whose entries are tables themselves, by names of the user's, or None for another type."""
+    if isinstance(wanted, types.Metadata):
+        return _entries(wanted.type)
+    if isinstance(wanted, types.UnionType):
+        return next((found for option in wanted.types if (found := _entries(option))), None)
+    return wanted if isinstance(wanted, types.DictType) and _record(wanted.value_type) is not None else None
+
+
+def _extra(wanted: types.Type, name: str) -> Any:
+    """What the grammar says of a type under `name`, or None."""
+    return (wanted.extra or {}).get(name) if isinstance(wanted, types.Metadata) else None
+
+
+def _read_entries(draft: _Draft, wanted: types.DictType, raw: Mapping[str, Any], key: Key) -> Any:
+    """The tables in a table, by name; BAD if something of one was reported."""
+    record = _record(wanted.value_type)
+    entries: dict[str, Any] = {}
+    for name, value in raw.items():
+        here = (*key, name)
+        if take(name, wanted.key_type, here, draft.wrong) is BAD:
+            entries[name] = BAD
+        elif record is not None and isinstance(value, dict):
+            table = _build(record, _read_table(draft, record, value, here))
+            entries[name] = BAD if table is None else table
+        else:
+            entries[name] = take(value, wanted.value_type, here, draft.wrong)
+    return BAD if any(entry is BAD for entry in entries.values()) else entries
+
+
+def _unheard(key: Key, fact: str) -> None:
+    """Takes a report that nobody is to hear: whether a value fits is all that is asked."""
+
+
 def _meaning(wanted: types.Type) -> str:
     schema = wanted.extra_json_schema if isinstance(wanted, types.Metadata) else None
     text = str((schema or {}).get("description", "a value"))
@@ -748,9 +796,9 @@ def _build(record: type[Table], values: Mapping[str, Any]) -> Any:
     return record(**values) if all(f.name in values for f in fields) else None
 
 
-def _unknown_key(draft: _Draft, key: Key, raw: Mapping[str, Any], known: list[str]) -> None:
+def _unknown_key(draft: _Draft, key: Key, raw: Mapping[str, Any], known: list[str], hints: Mapping[str, str]) -> None:
     name, table = str(key[-1]), _table(key[:-1])
-    better = did_you_mean(name, known)
+    better = hints.get(name) or did_you_mean(name, known)
     if not better:
         entry = _entry(raw.get("name")) if key[0] == "model" and len(key) == 3 else None
         if entry is not None and name in settable_params(entry.name):
@@ -759,6 +807,46 @@ def _unknown_key(draft: _Draft, key: Key, raw: Mapping[str, Any], known: list[st
             homes = [home for home, other in _all_keys() if other == name and home != table]
             better = f"; did you mean [{homes[0]}] {name}?" if homes else ""
     draft.of_entry(key, f"{key_text(name)} is not a key of [{table}]{better}", f"[{table}] takes: {', '.join(known)}")
+
+
+# ---- the gate
+
+
+def _check_gate(draft: _Draft, metrics: object) -> None:
+    """Say which limits could never hold anything back: on metrics that are not computed, and none at all."""
+    gate = draft.tree.get("gate")
+    if not isinstance(gate, dict):
+        return
+    by_name = gate.get("category")
+    categories = by_name if isinstance(by_name, dict) else {}
+    tables: list[tuple[Key, object]] = [(("gate",), {} if gate == {"category": {}} else gate)]
+    tables += [(("gate", "category", name), table) for name, table in categories.items()]
+    for key, table in tables:
+        if table == {}:
+            draft.about(key, "has no limit", "Example: image_auroc = { min = 0.95 }")
+        elif isinstance(table, dict) and isinstance(metrics, MetricsTable):
+            _check_computed(draft, metrics, table, key)
+
+
+def _check_computed(draft: _Draft, metrics: MetricsTable, names: Iterable[str], key: Key) -> None:
+    of_pixels = {f.encode_name for f in fields_of(LimitsTable) if f.encode_name.startswith("pixel_")}
+    computed = [_aupro_name(limit) for limit in metrics.fpr_limits]
+    for name in names:
+        if name.startswith("aupro_") and name not in computed:
+            draft.of_entry(
+                (*key, name),
+                f"{key_text(name)} is not computed{did_you_mean(name, computed)}",
+                f"[metrics] fpr_limits = {shown(metrics.fpr_limits)} gives: {', '.join(computed)}",
+            )
+        elif (name in of_pixels or name in computed) and not metrics.pixel:
+            draft.of_entry(
+                (*key, name), f"{name} is not computed: [metrics] pixel = false", "Remove the limit, or give --pixel."
+            )
+
+
+def _aupro_name(limit: float) -> str:
+    """What `uadctl.metrics.aupro_name` calls it; this layer does not know that one."""
+    return "aupro_" + ("100" if limit == 1 else format(Decimal(repr(limit)), "f").partition(".")[2].ljust(2, "0"))
 
 
 # ---- the models

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from uadctl.spec.grammar import RunSpec
+from uadctl.spec.grammar import RunSpec, Table
 
 
 def to_dict(spec: RunSpec) -> dict[str, Any]:
@@ -20,16 +20,24 @@ def to_dict(spec: RunSpec) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, msgspec.Struct):
-        return {
-            f.encode_name: _plain(held)
-            for f in msgspec.structs.fields(value)
-            if (held := getattr(value, f.name)) is not None
-        }
+        table = _OneLine() if isinstance(value, Table) and value.on_one_line else {}
+        for f in msgspec.structs.fields(value):
+            held = getattr(value, f.name)
+            if isinstance(value, Table) and f.name == value.rest:
+                table.update(_plain(held))
+            elif held is not None:
+                table[f.encode_name] = _plain(held)
+        return table
     if isinstance(value, Mapping):
-        return {key: _plain(held) for key, held in value.items()}
+        # What is not a record of the grammar, such as a table in [model.params], belongs to one key.
+        return {k: _OneLine(_plain(v)) if isinstance(v, Mapping) else _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+class _OneLine(dict[str, Any]):
+    """A table that is written as key = {...}."""
 
 
 def to_toml(spec: RunSpec) -> str:
@@ -50,16 +58,15 @@ def to_toml(spec: RunSpec) -> str:
 
 def _blocks(header: str, name: str, table: Mapping[str, Any]) -> list[str]:
     """One text for the table and one for each table in it: a key after [a.b] would belong to a.b."""
-    lines = [header]
+    lines: list[str] = []
     inner: list[str] = []
     for key, value in table.items():
-        if isinstance(value, dict):
-            # A table inside [model.params] is written on one line: it belongs to one parameter.
-            lines_of_inner = [f"[{name}.{_key(key)}]", *(f"{_key(k)} = {_value(v)}" for k, v in value.items())]
-            inner.append("\n".join(lines_of_inner) + "\n")
+        if isinstance(value, dict) and not isinstance(value, _OneLine):
+            path = f"{name}.{_key(key)}"
+            inner.extend(_blocks(f"[{path}]", path, value))
         else:
             lines.append(f"{_key(key)} = {_value(value)}")
-    return ["\n".join(lines) + "\n", *inner]
+    return ["\n".join([header, *lines]) + "\n", *inner] if lines or not inner else inner
 
 
 def _key(key: str) -> str:
@@ -82,7 +89,8 @@ def _value(value: Any) -> str:
 def spec_hash(spec: RunSpec) -> str:
     """8 hex digits of the SHA-256 of what the spec says, wherever it is run.
 
-    `run.dir` and `dataset.root` are left out, so that the same run on another machine has the same hash.
+    `run.dir` and `dataset.root` are left out, so that the same run on another machine has the same hash. `[gate]` is
+    not: it changes no number, but what the run concludes from them, and gate.json is part of the run.
     """
     content = to_dict(spec)
     content["run"].pop("dir", None)

@@ -1,0 +1,503 @@
+"""`[gate]`: limits on metrics, from the spec to the exit code, gate.json and JUnit XML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import parts
+import pytest
+
+from uadctl.errors import GateFailed, RunError, SpecError
+from uadctl.metrics import COUNTED, IMAGE_METRICS, THRESHOLD_METRICS, aupro_name, pixel_metric_names
+from uadctl.report.junit import write_junit
+from uadctl.runs.gate import Verdict, check_categories, evaluate
+from uadctl.spec import CategoryGateTable, GateTable, Overrides, RunSpec, read_spec, spec_hash, to_dict, to_toml
+from uadctl.spec.reading import _aupro_name
+
+SPEC = '[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n'
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def read_text(text: str, **overrides) -> RunSpec:
+        Path("s.toml").write_text(SPEC + text, encoding="utf-8")
+        return read_spec("s.toml", Overrides(**overrides)).spec
+
+    return read_text
+
+
+@pytest.fixture
+def gate(read):
+    """The gate that these lines of a spec mean."""
+
+    def read_gate(text: str) -> GateTable:
+        found = read(text).gate
+        assert found is not None
+        return found
+
+    return read_gate
+
+
+@pytest.fixture
+def problems(read):
+    def read_problems(text: str, **overrides) -> list[tuple[str, str | None]]:
+        with pytest.raises(SpecError) as error:
+            read(text, **overrides)
+        return [(problem.message, problem.help) for problem in error.value.problems]
+
+    return read_problems
+
+
+# ---- the table
+
+
+def test_limits_have_the_names_of_the_metrics():
+    means = {*IMAGE_METRICS, *pixel_metric_names(fpr_limits=()), *THRESHOLD_METRICS} - set(COUNTED)
+    assert set(GateTable.__struct_fields__) - {"aupro", "category"} == means
+    assert set(CategoryGateTable.__struct_fields__) - {"aupro"} == means | set(COUNTED)
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.05, 0.125, 0.001, 0.1, 1.0, 1e-05, 0.99])
+def test_aupro_is_called_the_same_in_a_spec_and_in_the_metrics(limit):
+    assert _aupro_name(limit) == aupro_name(limit)
+
+
+TEXT = """\
+[metrics]
+fpr_limits = [0.3, 0.05]
+[gate]
+aupro_05.min = 0.5
+image_auroc = { min = 0.95, max = 1 }
+miss_rate = { max = 0.1 }
+[gate.category."bottle 2.0"]
+fn = { max = 3 }
+[gate.category.cable]
+aupro_30 = { min = -1 }
+"""
+
+
+def test_a_gate_is_written_and_reads_back_equal(read):
+    spec = read(TEXT)
+    assert to_toml(spec).partition("[gate]")[1:] == (
+        "[gate]",
+        """
+image_auroc = {min = 0.95, max = 1.0}
+aupro_05 = {min = 0.5}
+miss_rate = {max = 0.1}
+
+[gate.category."bottle 2.0"]
+fn = {max = 3.0}
+
+[gate.category.cable]
+aupro_30 = {min = -1.0}
+""",
+    )
+    again = read_spec(_write("again.toml", to_toml(spec))).spec
+    assert again.gate == spec.gate
+    assert to_toml(again) == to_toml(spec)
+    assert to_dict(spec)["gate"]["category"]["cable"] == {"aupro_30": {"min": -1.0}}
+    only = read("[gate.category.a]\ntp.min = 1\n")
+    assert to_toml(only).endswith("\n\n[gate.category.a]\ntp = {min = 1.0}\n")
+    assert read_spec(_write("only.toml", to_toml(only))).spec.gate == only.gate
+
+
+def _write(name: str, text: str) -> str:
+    Path(name).write_text(text, encoding="utf-8")
+    return name
+
+
+def test_the_hash_names_the_gate_and_has_not_changed_without_one(read):
+    assert read("").gate is None
+    assert "gate" not in to_dict(read(""))
+    assert spec_hash(read(TEXT)) != spec_hash(read(TEXT.replace("0.95", "0.94")))
+
+
+TAKES = (
+    "aupro_30, category, false_alarm_rate, image_ap, image_auroc, image_f1max, miss_rate, pixel_ap, pixel_auroc, "
+    "pixel_f1max, precision"
+)
+
+
+def test_every_problem_of_a_gate_is_reported_at_its_line(problems):
+    text = """\
+[gate]
+image_aurok = { min = 0.95 }
+image_auroc = { min = 0.95, max = 0.9 }
+image_ap = {}
+image_f1max = 0.3
+tp = { min = 1 }
+aupro_05 = { min = 1 }
+aupro_30 = { min = 1, mx = 3 }
+aupro = { min = 2 }
+pixel_ap.min = "x"
+precision.max = nan
+[gate.category.cable]
+image_aurok.min = 1
+[gate.category]
+"a/b" = {tp = {min = 1}}
+d = {}
+c = 3
+"""
+    assert problems(text) == [
+        ("s.toml:6: [gate] image_aurok is not a key of [gate]; did you mean image_auroc?", f"[gate] takes: {TAKES}"),
+        ("s.toml:7: [gate.image_auroc] min = 0.95: larger than max = 0.9", None),
+        ("s.toml:8: [gate.image_ap] min is missing, and so is max", "Give { min = X }, { max = X } or both."),
+        ("s.toml:9: [gate] image_f1max = 0.3: expected { min = X }, { max = X } or both, found a number", None),
+        (
+            "s.toml:10: [gate] tp is not a key of [gate]; it counts images and has no mean: limit it in "
+            "[gate.category.NAME]",
+            f"[gate] takes: {TAKES}",
+        ),
+        (
+            "s.toml:11: [gate] aupro_05 is not computed; did you mean aupro_30?",
+            "[metrics] fpr_limits = [0.3] gives: aupro_30",
+        ),
+        (
+            "s.toml:12: [gate.aupro_30] mx is not a key of [gate.aupro_30]; did you mean max?",
+            "[gate.aupro_30] takes: max, min",
+        ),
+        ("s.toml:13: [gate] aupro is not a key of [gate]; did you mean aupro_30?", f"[gate] takes: {TAKES}"),
+        ('s.toml:14: [gate.pixel_ap] min = "x": expected a number, found a string', None),
+        (
+            "s.toml:15: [gate.precision] max = nan: expected a number, nan, inf and numbers beyond 1e308 are none",
+            None,
+        ),
+        (
+            "s.toml:17: [gate.category.cable] image_aurok is not a key of [gate.category.cable]; did you mean "
+            "image_auroc?",
+            "[gate.category.cable] takes: aupro_30, false_alarm_rate, fn, fp, image_ap, image_auroc, image_f1max, "
+            "miss_rate, pixel_ap, pixel_auroc, pixel_f1max, precision, tn, tp",
+        ),
+        (
+            's.toml:19: [gate.category] "a/b": expected the name of a category without /, \\, .. or control characters',
+            None,
+        ),
+        ("s.toml:20: [gate.category.d] has no limit", "Example: image_auroc = { min = 0.95 }"),
+        ("s.toml:21: [gate.category] c = 3: expected a table, found an integer", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("[gate]\n", {}, "s.toml:5: [gate] has no limit"),
+        ("[gate.category]\n", {}, "s.toml:5: [gate] has no limit"),
+        ("[[gate]]\n", {}, "s.toml:5: gate = [{}]: expected a table [gate], found a list"),
+        (
+            "[metrics]\npixel = false\n[gate]\npixel_auroc.min = 0.5\n",
+            {},
+            "s.toml:8: [gate] pixel_auroc is not computed: [metrics] pixel = false",
+        ),
+        (
+            "[gate.category.a]\naupro_30.min = 0.5\n",
+            {"pixel": False},
+            "s.toml:6: [gate.category.a] aupro_30 is not computed: [metrics] pixel = false",
+        ),
+        (
+            "",
+            {"set": ("gate.imge_ap.min=1",)},
+            "--set gate.imge_ap.min=1: imge_ap is not a key of [gate]; did you mean image_ap?",
+        ),
+        ("", {"set": ("gate.image_ap.min=x",)}, "--set gate.image_ap.min=x: expected a number, found a string"),
+        ("", {"set": ("gate.image_ap={}",)}, "--set gate.image_ap={}: min is missing, and so is max"),
+        ("[run]\ncategory = 1\n", {}, "s.toml:6: [run] category is not a key of [run]"),
+    ],
+)
+def test_one_problem_one_message(problems, text, overrides, message):
+    assert [m for m, _ in problems(text, **overrides)] == [message]
+
+
+def test_a_gate_on_the_command_line(read):
+    spec = read("", set=("gate.image_auroc.min=1.01", 'gate.category."a b".fn.max=0'))
+    assert to_dict(spec)["gate"] == {"image_auroc": {"min": 1.01}, "category": {"a b": {"fn": {"max": 0.0}}}}
+
+
+# ---- the verdict
+
+
+def cell(**metrics: float | None) -> dict[str, Any]:
+    counts = {"images": 83, "normal_images": 20, "defect_images": 63, "alarms": 60, "pixel_images": 83, "regions": 70}
+    reasons = {name: "there is no defect image (20 normal)" for name, value in metrics.items() if value is None}
+    return {"success": True, "metrics": metrics, "reasons": reasons, "counts": counts}
+
+
+def measured(means: dict[str, Any], **categories: dict[str, Any]) -> dict[str, Any]:
+    """A metrics.json with one label and one seed."""
+    results = {name: {"m": {"0": found}} for name, found in categories.items()}
+    return {"results": results, "means": {"m": means}}
+
+
+FAILED = {"success": False, "error": "MemoryError: no room\nfor the bank"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "reason"),
+    [
+        ("image_auroc.min = 0.95", 0.95, None),
+        ("image_auroc.max = 0.95", 0.95, None),
+        ("image_auroc = {min = 0.9, max = 0.95}", 0.92, None),
+        (
+            "image_auroc.min = 0.95",
+            0.94118,
+            "image_auroc is 0.9412, the least allowed is 0.95 (20 normal and 63 defect images)",
+        ),
+        (
+            "image_auroc.min = 0.95",
+            0.9499999999,
+            "image_auroc is 0.9499999999, the least allowed is 0.95 (20 normal and 63 defect images)",
+        ),
+        (
+            "image_auroc.min = 0.9500000001",
+            0.95,
+            "image_auroc is 0.95, the least allowed is 0.9500000001 (20 normal and 63 defect images)",
+        ),
+        ("miss_rate.max = 0.1", 0.25, "miss_rate is 0.25, the most allowed is 0.1 (63 defect images)"),
+        ("false_alarm_rate.max = 0", 0.05, "false_alarm_rate is 0.05, the most allowed is 0 (20 normal images)"),
+        ("precision.min = 1", 0.5, "precision is 0.5, the least allowed is 1 (60 alarms)"),
+        ("fn.max = 3", 12, "fn is 12, the most allowed is 3 (63 defect images)"),
+        ("fp.max = 3", 4, "fp is 4, the most allowed is 3 (20 normal images)"),
+        ("tp.min = 12345678", 12345677, "tp is 12345677, the least allowed is 12345678 (63 defect images)"),
+        ("aupro_30.min = 0.9", 0.8, "aupro_30 is 0.8, the least allowed is 0.9 (83 images and 70 defect regions)"),
+        (
+            "image_auroc.min = -1",
+            None,
+            "image_auroc is null, which no limit allows: there is no defect image (20 normal)",
+        ),
+    ],
+)
+def test_a_limit_of_a_category(gate, limits, value, reason):
+    name = limits.partition(".")[0].partition(" ")[0]
+    (found,) = evaluate(gate(f"[gate.category.bottle]\n{limits}\n"), measured({}, bottle=cell(**{name: value}))).limits
+    assert (found.where, found.category, found.label, found.seed) == ("bottle / m", "bottle", "m", 0)
+    assert (found.metric, found.value) == (name, value)
+    assert found.reason == reason
+
+
+def test_means_are_held_for_every_label(gate):
+    found = {"results": {"a": {"x": {"0": cell()}, "y": {"0": cell()}}}, "means": {}}
+    found["means"] = {"x": {"image_ap": 0.5, "image_auroc": 1.0}, "y": {"image_ap": 0.7, "image_auroc": 0.2}}
+    verdict = evaluate(gate("[gate]\nimage_auroc.min = 0.5\nimage_ap.min = 0.6\n"), found)
+    assert [(c.label, c.metric, c.category, c.seed, c.reason is None) for c in verdict.limits] == [
+        ("x", "image_auroc", None, None, True),
+        ("x", "image_ap", None, None, False),
+        ("y", "image_auroc", None, None, False),
+        ("y", "image_ap", None, None, True),
+    ]
+    assert str(verdict.error()) == (
+        "gate: mean / x: image_ap is 0.5, the least allowed is 0.6 (mean of 1 category)\n"
+        "gate: mean / y: image_auroc is 0.2, the least allowed is 0.5 (mean of 1 category)"
+    )
+    assert isinstance(verdict.error(), GateFailed)
+    assert verdict.error().exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("categories", "why"),
+    [
+        ({"a": cell(image_ap=0.5), "b": cell(image_ap=None)}, "b: there is no defect image (20 normal)"),
+        (
+            {"a": cell(image_ap=None), "b": cell(image_ap=None), "c": cell(image_ap=1.0)},
+            "a: there is no defect image (20 normal) (and 1 more of 3 units)",
+        ),
+        ({"a": cell(image_ap=0.5), "b": FAILED}, "b: the unit failed: MemoryError: no room"),
+        ({"a": cell()}, "a: it was not measured"),
+    ],
+)
+def test_a_mean_that_is_null_breaks_its_limit_and_says_why(gate, categories, why):
+    verdict = evaluate(gate("[gate]\nimage_ap.min = 0.1\n"), measured({"image_ap": None}, **categories))
+    assert [c.reason for c in verdict.broken] == [f"image_ap is null, which no limit allows: {why}"]
+    assert evaluate(gate("[gate]\nimage_ap.min = 0.1\n"), measured({}, **categories)) == verdict
+
+
+def test_a_failed_unit_breaks_the_limits_of_its_category(gate):
+    (found,) = evaluate(gate("[gate.category.a]\ntp.min = 0\n"), measured({}, a=FAILED)).broken
+    assert found.reason == "tp is null, which no limit allows: the unit failed: MemoryError: no room"
+    (found,) = evaluate(gate("[gate.category.b]\ntp.min = 0\n"), measured({}, a=FAILED)).broken
+    assert found.reason == "tp is null, which no limit allows: there is no such unit"
+
+
+def test_the_document_holds_what_is_broken(gate):
+    text = "[gate]\nimage_ap.min = 0.5\n[gate.category.a]\nimage_ap = {min = 0.9, max = 1}\n"
+    verdict = evaluate(gate(text), measured({"image_ap": 0.6}, a=cell(image_ap=0.6)))
+    assert verdict.document() == {
+        "passed": False,
+        "limits": 2,
+        "broken": [
+            {
+                "category": "a",
+                "label": "m",
+                "seed": 0,
+                "metric": "image_ap",
+                "value": 0.6,
+                "min": 0.9,
+                "max": 1.0,
+                "reason": "image_ap is 0.6, the least allowed is 0.9 (20 normal and 63 defect images)",
+            }
+        ],
+    }
+
+
+def test_categories_must_be_those_of_the_run(gate):
+    limits = gate("[gate.category.tile]\ntp.min = 1\n[gate.category.'a b']\ntp.min = 1\n")
+    with pytest.raises(SpecError) as error:
+        check_categories(limits, ["tyle", "zinc"])
+    assert [(p.message, p.help) for p in error.value.problems] == [
+        ("[gate.category] tile is no category of this run; did you mean tyle?", "Its categories: tyle, zinc"),
+        ('[gate.category] "a b" is no category of this run', "Its categories: tyle, zinc"),
+    ]
+    check_categories(limits, ["tile", "a b"])
+    check_categories(None, ["tile"])
+
+
+# ---- the program
+
+
+def test_a_limit_that_cannot_be_reached_ends_with_3_and_names_it(uadctl, small):
+    args = [*small, "--set", "gate.image_auroc.min=1.01", "--set", "gate.category.tile.fn.max=3"]
+    ended = uadctl("bench", *args, "--json", "--junit", "deep/junit.xml", code=3)
+    found = ended.json
+    broken = {
+        "category": None,
+        "label": "vision_patchcore",
+        "seed": None,
+        "metric": "image_auroc",
+        "value": 1.0,
+        "min": 1.01,
+        "max": None,
+        "reason": "image_auroc is 1, the least allowed is 1.01 (mean of 1 category)",
+    }
+    assert found["gate"] == {"passed": False, "limits": 2, "broken": [broken]}
+    assert ended.err == (
+        "error: gate: mean / vision_patchcore: image_auroc is 1, the least allowed is 1.01 (mean of 1 category)\n"
+    )
+    run = Path(found["run"])
+    assert json.loads((run / "gate.json").read_text()) == {"schema": 1, **found["gate"]}
+    assert json.loads((run / "run.json").read_text())["status"] == "done"
+    suite = ElementTree.parse("deep/junit.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "1", "0")
+
+    people = uadctl("bench", run, "--set", "gate.image_auroc.min=0.9")
+    assert people.out.splitlines()[-2] == "gate: 2 of 2 limits hold"
+    assert people.err == ""
+
+
+def test_without_a_gate_there_is_none(uadctl, small):
+    found = uadctl("bench", *small, "--no-pixel", "--json").json
+    assert found["gate"] is None
+    assert not (Path(found["run"]) / "gate.json").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_category_that_is_not_run_is_an_error_before_any_work(uadctl, small, tmp_path, more):
+    ended = uadctl("bench", *small, "--set", "gate.category.til.tp.min=1", *more, code=2)
+    assert ended.err == (
+        "error: [gate.category] til is no category of this run; did you mean tile?\n  Its categories: tile\n"
+    )
+    assert ended.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_unit_wins_over_a_broken_limit_and_the_gate_is_resumed(uadctl, small, one_category):
+    file = one_category / "tile/test/good/001.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-500])
+    args = [*small, "--no-pixel", "--set", "gate.image_auroc.min=0.5"]
+    ended = uadctl("bench", *args, "--json", "--junit", "junit.xml", code=1)
+    lines = ended.err.splitlines()
+    assert [line for line in lines if line.startswith("error: gate: ")] == [lines[-1]]
+    assert lines[-1].startswith(
+        "error: gate: mean / vision_patchcore: image_auroc is null, which no limit allows: tile: the unit failed: "
+        f"{file}: "
+    )
+    assert ended.json["gate"]["broken"][0]["value"] is None
+    (suite,) = ElementTree.parse("junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+
+    file.write_bytes(whole)
+    run = Path(ended.json["run"])
+    resumed = uadctl("bench", "--resume", run, "--json").json
+    assert resumed["gate"] == {"passed": True, "limits": 1, "broken": []}
+    assert json.loads((run / "gate.json").read_text())["passed"] is True
+
+
+def test_a_metric_that_is_null_breaks_the_gate(uadctl, tmp_path):
+    parts.write_category(tmp_path / "data", "tile", train=1, good=1, bad=0)
+    args = ["--dataset", "mvtec", "--root", "data", "--model", "patchcore", "--quiet"]
+    ended = uadctl("bench", *args, "--set", "gate.aupro_30.max=1", code=3)
+    assert ended.err == (
+        "error: gate: mean / vision_patchcore: aupro_30 is null, which no limit allows: tile: the data set has no "
+        "masks\n"
+    )
+    assert ended.out.splitlines()[-2] == "gate: 0 of 1 limits hold"
+
+
+# ---- JUnit
+
+
+HOSTILE = "<a> & \"b\" 'c' ]]> \x1b[31m \x00 \udcff ü\nsecond\tline"
+
+
+def test_junit_counts_and_escapes_everything(tmp_path, gate):
+    good, bad = cell(image_ap=0.25, image_auroc=None), {"success": False, "error": HOSTILE}
+    metrics = {
+        "results": {
+            "<ä>": {"x&y": {"0": good, "1": good}, "z": {"0": bad}},
+            "b": {"x&y": {"0": bad}, "z": {"0": good}},
+        },
+        "means": {"x&y": {"image_ap": None}, "z": {"image_ap": 0.25}},
+    }
+    timing = {"units": [{"category": "<ä>", "label": "x&y", "seed": 1, "fit_seconds": 1.5, "score_seconds": 0.25}]}
+    verdict = evaluate(
+        gate("[gate]\nimage_ap = {min = 0.1, max = 1}\n[gate.category.'b']\nimage_ap.max = 0.1\n"), metrics
+    )
+    file = write_junit(tmp_path / "a" / "b.xml", metrics, verdict, timing=timing, name=HOSTILE)
+    assert file.read_bytes().startswith(b"<?xml version='1.0' encoding='utf-8'?>\n<testsuites ")
+    root = ElementTree.fromstring(file.read_bytes())
+    assert root.tag == "testsuites"
+    assert root.get("name") == "<a> & \"b\" 'c' ]]> \\x1b[31m \\x00 \\udcff ü\nsecond\tline"
+    facts = ("name", "tests", "failures", "errors", "skipped", "time")
+    assert [[suite.get(f) for f in facts] for suite in root] == [
+        ["x&y", "5", "2", "1", "0", "1.750"],
+        ["z", "4", "1", "1", "0", "0.000"],
+    ]
+    assert [root.get(f) for f in facts[1:]] == ["9", "3", "2", "0", "1.750"]
+    for suite in root:
+        cases = suite.findall("testcase")
+        assert len(cases) == int(suite.get("tests"))
+        assert len(suite.findall("testcase/failure")) == int(suite.get("failures"))
+        assert len(suite.findall("testcase/error")) == int(suite.get("errors"))
+        assert len({case.get("name") for case in cases}) == len(cases)
+        assert {case.get("classname") for case in cases} == {suite.get("name")}
+    assert [case.get("name") for case in root[0]] == [
+        "<ä>, seed 0",
+        "<ä>, seed 1",
+        "b, seed 0",
+        "gate: mean: image_ap >= 0.1 and <= 1",
+        "gate: b, seed 0: image_ap <= 0.1",
+    ]
+    assert root[0][0].findtext("system-out") == "image_ap = 0.25\nimage_auroc = null"
+    error = root[0][2].find("error")
+    assert error is not None
+    assert error.get("message") == "<a> & \"b\" 'c' ]]> \\x1b[31m \\x00 \\udcff ü"
+    assert error.text == "<a> & \"b\" 'c' ]]> \\x1b[31m \\x00 \\udcff ü\nsecond\tline"
+    failure = root[1][3].find("failure")
+    assert failure is not None
+    assert failure.get("message") == "image_ap is 0.25, the most allowed is 0.1 (20 normal and 63 defect images)"
+
+
+def test_junit_without_a_gate_and_where_it_cannot_be_written(tmp_path):
+    metrics = measured({}, a=cell())
+    root = ElementTree.parse(write_junit(tmp_path / "a.xml", metrics)).getroot()
+    assert [case.get("name") for case in root.iter("testcase")] == ["a, seed 0"]
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/b\.xml: cannot be written: (Not a directory|File exists)$"):
+        write_junit(tmp_path / "file" / "b.xml", metrics)
+
+
+def test_an_empty_verdict_passes():
+    assert Verdict(()).passed
