@@ -1,4 +1,4 @@
-"""What is made of finished results, for programs and people. Reads results, never a model."""
+"""What is made of finished results, for programs (JSON) and people (a page). Reads results, never a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from uadctl.atomic import write_json
+from uadctl.report.html import report
+
+__all__ = ["report", "save_run_report"]
 
 
 def save_run_report(path: str | Path, results: Mapping[str, Any]) -> Path:

@@ -1,0 +1,601 @@
+"""`uadctl report`: one page of a run folder, for somebody who did not make the run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import numpy as np
+import parts
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from uadctl.errors import RunError
+from uadctl.metrics import compute_image_ap, compute_image_auroc
+from uadctl.metrics.curves import image_curve
+from uadctl.report import charts, report
+from uadctl.report.html import MAX_OVERLAYS, _percent, _score
+from uadctl.report.thumbnails import MOST_WIDTH, thumbnail
+from uadctl.runs.folder import SCORE_COLUMNS
+
+# A run as bench writes it, made by hand: (path, label, defect, score); the threshold is 10.
+THRESHOLD = 10.0
+IMAGES = (
+    ("test/good/000.png", 0, "good", 4.0),
+    ("test/good/001.png", 0, "good", 12.0),
+    ("test/good/002.png", 0, "good", 9.5),
+    ("test/good/003.png", 0, "good", 30.0),
+    ("test/scratch/000.png", 1, "scratch", 9.0),
+    ("test/scratch/001.png", 1, "scratch", 40.0),
+    ("test/dent/000.png", 1, "dent", 3.0),
+    ("test/dent/001.png", 1, "dent", 11.0),
+)
+METRICS = {"image_auroc": 0.5625, "image_ap": 0.7, "tp": 2, "fp": 2, "fn": 2, "tn": 2}
+METRICS |= {"miss_rate": 0.5, "false_alarm_rate": 0.5, "precision": 0.5}
+COUNTS = {"images": 8, "normal_images": 4, "defect_images": 4, "alarms": 4, "train_images": 20, "broken_images": 0}
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": 1, **value}), encoding="utf-8")
+
+
+def add_unit(run: Path, category: str, images=IMAGES, *, metrics=METRICS, reasons=None, threshold=THRESHOLD, broken=()):
+    """A finished unit with an overlay for each image."""
+    unit = run / "units" / category / "vision_patchcore" / "0"
+    lines = [",".join(SCORE_COLUMNS)]
+    for path, label, defect, score in images:
+        said = "" if threshold is None else "anomaly" if score >= threshold else "good"
+        limit = "" if threshold is None else threshold
+        stem = path.removesuffix(".png")
+        lines.append(f"{path},test,{label},{defect},{score!r},{limit},{said},ok,,maps/{stem}.tiff")
+        picture = parts.surface(int(score * 10), 90, 700)
+        parts.write(unit / "overlays" / f"{stem}.png", picture)
+    lines += [f"{path},test,0,good,,{threshold},,error,{reason}," for path, reason in broken]
+    (unit / "scores.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    metrics = {"success": True, "metrics": metrics, "reasons": reasons or {}, "counts": COUNTS}
+    write_json(unit / "metrics.json", metrics)
+    image = {"value": threshold, "method": "quantile", "alpha": 0.01, "n": 20, "source": "leave-one-out"}
+    if threshold is None:
+        image |= {"source": None, "n": 0, "reason": "1 training image leaves no other to compare it with"}
+    write_json(unit / "thresholds.json", {"image": image, "pixel": None, "scores": [2.0, 3.0, 9.9]})
+    (unit / "status").write_text("done\n")
+    return unit
+
+
+def fail_unit(run: Path, category: str, error: str) -> Path:
+    unit = run / "units" / category / "vision_patchcore" / "0"
+    write_json(unit / "metrics.json", {"success": False, "error": error})
+    (unit / "status").write_text("failed\n")
+    (unit / "error.txt").write_text("Traceback …\n", encoding="utf-8")
+    return unit
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(*, status="done", verb="bench", **facts) -> Path:
+        run = tmp_path / "20260101T120000Z-parts-0123abcd"
+        run.mkdir()
+        (run / "spec.toml").write_text(
+            '[run]\nname = "parts"\n[dataset]\nname = "mvtec"\nroot = "/data"\n[model]\nname = "vision_patchcore"\n'
+        )
+        record = {"status": status, "verb": verb, "name": "parts", "hash": "0123abcd", "seed": 0}
+        record |= {"started": "2026-01-01T12:00:00+00:00", "finished": "2026-01-01T12:01:00+00:00"}
+        write_json(run / "run.json", record | facts)
+        return run
+
+    return make
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text, of a page that must be well formed."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self._open: list[str] = []
+        self.source = file.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self._open:
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def names_of_pictures(self) -> list[str]:
+        return [a["alt"].partition(" ")[0] for a in self.all("img")]
+
+
+def test_the_page_of_a_real_run(finished, uadctl, tmp_path):
+    out = tmp_path / "page"
+    assert uadctl("report", finished, "--out", out).out == f"{out / 'index.html'}\n"
+    page = Page(out / "index.html")
+    metrics = json.loads((finished / "metrics.json").read_text())["results"]["tile"]["vision_patchcore"]["0"]["metrics"]
+    facts = json.loads((finished / "run.json").read_text())
+    for text in (
+        "mvtec",
+        facts["hash"],
+        facts["data"]["tile"]["sha256"],
+        facts["models"]["vision_patchcore"]["tile"]["backbone"],
+        f"torch {facts['versions']['torch']}",
+        f"{metrics['image_auroc']:.4f}",
+        f"{metrics['aupro_30']:.4f}",
+        "an image is called anomalous if and only if its score ≥ the threshold",
+        f"{metrics['fn']} of 3 defect images missed",
+        "comes from 6 normal images of the training split, each scored as if the model had not seen it.",
+    ):
+        assert text in page.text
+    assert len(page.all("svg")) == 3
+    assert len(page.all("img")) == 5
+    assert [a for a in page.all("svg") if not a["aria-label"]] == []
+    links = [unquote(urlsplit(a["href"]).path) for a in page.all("a") if "overlays" in a["href"]]
+    assert len(links) == 5
+    assert all((out / link).is_file() for link in links)
+
+
+def test_by_default_it_stands_in_the_run_folder_and_nothing_else_is_touched(make_run, uadctl):
+    run = make_run()
+    add_unit(run, "tile")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    uadctl("report", run)
+    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert set(after) - set(before) == {run / "report" / "index.html"}
+    assert {p: after[p] for p in before} == before
+
+
+def test_the_same_run_gives_the_same_bytes_and_may_be_written_again(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    first = report(run).read_bytes()
+    assert report(run).read_bytes() == first
+    add_unit(run, "tile", IMAGES[:-1])
+    assert report(run).read_bytes() != first
+
+
+def test_a_page_that_is_not_ours_stays(make_run, uadctl):
+    run = make_run()
+    add_unit(run, "tile")
+    mine = run / "report" / "index.html"
+    mine.parent.mkdir()
+    mine.write_text("<h1>mine</h1>")
+    ended = uadctl("report", run, code=2)
+    assert ended.err == (
+        f"error: {mine}: exists and is not a report of uadctl; it was left as it is\n  Give another folder with --out.\n"
+    )
+    assert ended.out == ""
+    assert mine.read_text() == "<h1>mine</h1>"
+
+
+def test_nothing_is_loaded_from_outside_and_no_script_runs(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    page = Page(report(run))
+    assert {name for name, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base"} == set()
+    assert [a for a in page.all("img") if not a["src"].startswith("data:image/jpeg;base64,")] == []
+    outside = [v for _, a in page.elements for k, v in a.items() if k in ("src", "href", "xlink:href") and "://" in v]
+    assert outside == []
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert re.findall(r"url\((?!#)", page.source) == []
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(make_run):
+    run = make_run()
+    for category in ("a", "b"):
+        add_unit(run, category)
+    page = Page(report(run))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids)) > 10
+    used = set(re.findall(r'(?:href="#|url\(#|labelledby=")([\w.-]+)', page.source))
+    assert len(used) > 10
+    assert used <= set(ids)
+
+
+def test_missed_defects_come_first_then_false_alarms_then_the_closest(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    page = Page(report(run))
+    assert page.names_of_pictures == [
+        "test/dent/000.png",  # missed, 3
+        "test/scratch/000.png",  # missed, 9
+        "test/good/003.png",  # false alarm, 30
+        "test/good/001.png",  # false alarm, 12
+        "test/good/002.png",  # 0.5 below the threshold
+        "test/dent/001.png",  # 1 above
+        "test/good/000.png",
+        "test/scratch/001.png",
+    ]
+    assert "Missed defects, the lowest score first (2)" in page.text
+    assert "False alarms, the highest score first (2)" in page.text
+    assert "All others, the closest to the threshold first (4)" in page.text
+    assert "left out" not in page.text
+
+
+def test_overlays_left_out_are_counted(make_run, uadctl):
+    run = make_run()
+    add_unit(run, "tile")
+    uadctl("report", run, "--max-overlays", 3)
+    page = Page(run / "report" / "index.html")
+    assert page.names_of_pictures == ["test/dent/000.png", "test/scratch/000.png", "test/good/003.png"]
+    assert "False alarms, the highest score first (1 of 2)" in page.text
+    assert "5 more images are left out of this page (--max-overlays)." in page.text
+    uadctl("report", run, "--max-overlays", 0)
+    assert Page(run / "report" / "index.html").all("img") == []
+    with pytest.raises(ValueError, match=r"^max_overlays is -1; expected 0 or more$"):
+        report(run, max_overlays=-1)
+
+
+def test_the_default_of_the_command_is_that_of_the_function(uadctl):
+    import inspect
+
+    from uadctl.cli.report import report as command
+
+    assert inspect.signature(command).parameters["max_overlays"].default == MAX_OVERLAYS
+    assert "missed defects first" in uadctl("report", "--help").out
+
+
+def test_counts_at_the_threshold_and_kinds_of_defect(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    text = Page(report(run)).text
+    assert "2 of 4 defect images missed (50.0 %). 2 of 4 normal images called anomalous (50.0 %)." in text
+    assert "2 of 4 alarms true (50.0 %)." in text
+    assert text.count("(ring: the threshold)") == 2
+    assert (
+        "The threshold 10 comes from 20 normal images of the training split, each scored as if the model had not seen "
+        "it. It leaves at most 1 % of them at or above it." in text
+    )
+    assert "kind images found missed lowest score dent 2 1 1 3 scratch 2 1 1 9" in text
+
+
+def test_names_stay_text(make_run):
+    run = make_run()
+    category = "<script>alert(1)<"  # a slash cannot be in a category
+    add_unit(run, category, (("test/<b>/a&b #1%.png", 1, "<b>", 11.0), ("test/good/'\"><i>.png", 0, "good", 1.0)))
+    fail_unit(run, "zz", "<img src=x onerror=alert(1)>")
+    record = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", {**record, "name": "<h1>", "notes": ["<script>n</script>"]})
+    file = report(run)
+    page = Page(file)
+    assert {name for name, _ in page.elements} & {"script", "b", "i"} == set()
+    assert [a for a in page.all("img") if "onerror" in a] == []
+    for text in (category, "test/<b>/a&b #1%.png", "<img src=x onerror=alert(1)>", "<script>n</script>"):
+        assert text in page.text
+    links = [unquote(urlsplit(a["href"]).path) for a in page.all("a") if "overlays" in a["href"]]
+    assert len(links) == 2
+    assert all((file.parent / link).is_file() for link in links)
+
+
+def test_a_failed_unit_says_why(make_run):
+    run = make_run(status="failed")
+    add_unit(run, "tile")
+    fail_unit(run, "wood", "wood/train/good/001.png: cut off")
+    write_json(run / "metrics.json", {"results": {}, "means": {"vision_patchcore": {"image_auroc": None}}})
+    page = Page(report(run))
+    assert "1 of 2 units failed (wood); each says why below." in page.text
+    assert "Failed: wood/train/good/001.png: cut off" in page.text
+    assert "../units/wood/vision_patchcore/0/error.txt" in [a["href"] for a in page.all("a")]
+    assert re.search(r"wood failed mean – –", page.text)
+
+
+def test_an_unfinished_run_says_so_and_shows_no_means_of_before(make_run):
+    run = make_run(status="interrupted")
+    add_unit(run, "tile")
+    begun = run / "units" / "wood" / "vision_patchcore" / "0"
+    begun.mkdir(parents=True)
+    (begun / "status").write_text("started\n")
+    write_json(run / "metrics.json", {"results": {}, "means": {"vision_patchcore": {"image_auroc": 0.123}}})
+    text = Page(report(run)).text
+    assert (
+        "This run was interrupted. Shown is what there is so far: 1 finished of 2 units begun. Go on with: uadctl bench "
+        "--resume 20260101T120000Z-parts-0123abcd" in text
+    )
+    assert "wood not finished" in text
+    assert "This unit was begun and is not finished; it has no results." in text
+    assert "0.1230" not in text
+
+
+def test_a_run_that_has_just_begun(make_run):
+    text = Page(report(make_run(status="started"))).text
+    assert (
+        "This run is not finished: it is still at work, or it was ended. Shown is what there is so far: 0 finished of "
+        "0 units begun." in text
+    )
+    assert "No unit of this run has been begun." in text
+
+
+def test_a_run_that_only_fitted_shows_its_thresholds(uadctl, small):
+    run = Path(uadctl("fit", *small, "--json").json["run"])
+    uadctl("report", run)
+    page = Page(run / "report" / "index.html")
+    assert "Nothing has been measured yet: this run learned the good images and set thresholds." in page.text
+    assert "comes from 6 normal images of the training split" in page.text
+    assert "tile not measured" in page.text
+    assert len(page.all("svg")) == 1
+    assert "6 calibration images from" in page.all("svg")[0]["aria-label"]
+
+
+def test_a_single_class_has_no_curves_and_says_why(make_run):
+    run = make_run()
+    reason = "there is no defect image (4 normal)"
+    metrics = {"image_auroc": None, "fp": 2, "fn": 0, "tp": 0, "tn": 2, "miss_rate": None, "false_alarm_rate": 0.5}
+    add_unit(run, "tile", IMAGES[:4], metrics=metrics, reasons={"image_auroc": reason, "miss_rate": reason})
+    page = Page(report(run))
+    assert page.text.count(f"Undefined: {reason}.") == 2
+    assert f"tile · vision_patchcore: {reason} (image AUROC, missed)" in page.text
+    assert f"Missed: undefined, {reason}." in page.text
+    assert "ring" not in page.text
+    assert len(page.all("svg")) == 1
+
+
+def test_without_a_threshold_there_is_no_verdict(make_run):
+    run = make_run()
+    why = "the run has no threshold"
+    metrics = {"image_auroc": 0.5625, **dict.fromkeys(("tp", "fp", "fn", "tn", "miss_rate"))}
+    reasons = dict.fromkeys(("tp", "fp", "fn", "tn", "miss_rate"), why)
+    add_unit(run, "tile", metrics=metrics, reasons=reasons, threshold=None)
+    page = Page(report(run))
+    assert (
+        "There is no threshold, and therefore no verdict: 1 training image leaves no other to compare it with."
+        in page.text
+    )
+    assert "All images, the highest score first (8)" in page.text
+    assert page.names_of_pictures[:2] == ["test/scratch/001.png", "test/good/003.png"]
+    assert "dent 2 – – 3" in page.text
+
+
+def test_a_threshold_changed_after_measuring_is_said_and_what_it_would_give(make_run):
+    run = make_run()
+    unit = add_unit(run, "tile")
+    image = {"value": 3.0, "method": "conformal", "alpha": 0.2, "n": 20, "source": "good photos"}
+    write_json(unit / "thresholds.json", {"image": image, "pixel": None, "scores": [2.0]})
+    text = Page(report(run)).text
+    assert "The threshold was 10 when this unit was measured." in text
+    assert (
+        "The threshold has been replaced since, and the verdicts here are those of before. The threshold 3 comes from 20 normal images (source: good photos). "
+        "Method: conformal, alpha 0.2. With it: 0 of 4 defect images missed (0.0 %). "
+        "4 of 4 normal images called anomalous (100.0 %)." in text
+    )
+
+
+def test_calibrate_leaves_the_origin_of_the_threshold_that_was_measured_with(uadctl, small):
+    run = Path(uadctl("bench", *small, "--json").json["run"])
+    unit = run / "units/tile/vision_patchcore/0"
+    old = json.loads((unit / "thresholds.json").read_text())
+    uadctl("calibrate", run, "--alpha", 0.5)
+    new = json.loads((unit / "thresholds.json").read_text())
+    assert new["image"]["value"] < old["image"]["value"]
+    page = Page(report(run))
+    source = "comes from 6 normal images of the training split, each scored as if the model had not seen it."
+    assert f"The threshold {old['image']['value']:.9g} {source} It leaves at most 1 % of them" in page.text
+    assert (
+        "The threshold has been replaced since, and the verdicts here are those of before. "
+        f"The threshold {new['image']['value']:.9g} {source} It leaves at most 50 % of them" in page.text
+    )
+
+
+def test_broken_files_are_listed(make_run):
+    run = make_run()
+    add_unit(run, "tile", broken=[("test/good/009.png", "009.png: cut off")])
+    text = Page(report(run)).text
+    assert "Files that could not be read: 1 test/good/009.png (test): 009.png: cut off" in text
+
+
+def test_a_choice_of_categories(make_run, uadctl):
+    run = make_run()
+    for category in ("bottle", "metal_nut", "wood"):
+        add_unit(run, category)
+    write_json(run / "metrics.json", {"results": {}, "means": {"vision_patchcore": {"image_auroc": 0.123}}})
+    assert "mean 0.1230" in Page(report(run)).text
+    uadctl("report", run, "--category", "wood", "--category", "*nut")
+    text = Page(run / "report" / "index.html").text
+    assert "This page shows 2 of the run's 3 categories, and therefore no means." in text
+    assert "bottle" not in text
+    assert "0.1230" not in text
+    ended = uadctl("report", run, "--category", "wodo", code=2)
+    assert ended.err == f"error: {run}: this run has no category wodo\n  It has: bottle, metal_nut, wood\n"
+
+
+def test_damage_is_named(make_run, tmp_path, uadctl):
+    run = make_run()
+    unit = add_unit(run, "tile")
+    scores = unit / "scores.csv"
+    whole = scores.read_text()
+    scores.write_text(whole.replace("9.5,", "banana,"))
+    with pytest.raises(RunError) as caught:
+        report(run)
+    assert str(caught.value) == f"{scores}: damaged: line 4: could not convert string to float: 'banana'"
+    scores.write_text("a,b\n")
+    with pytest.raises(RunError) as caught:
+        report(run)
+    assert str(caught.value) == f"{scores}: damaged: expected the columns {', '.join(SCORE_COLUMNS)}"
+    scores.write_text(whole)
+    write_json(unit / "thresholds.json", {"image": {"value": "x", "method": "quantile"}, "scores": []})
+    ended = uadctl("report", run, code=2)
+    assert ended.err == (
+        f"error: {unit / 'thresholds.json'}: damaged: Expected `float | null`, got `str` - at `$.image.value`\n"
+    )
+    ended = uadctl("report", tmp_path / "nothing", code=2)
+    assert ended.err.startswith(f"error: {tmp_path / 'nothing'}: not a run folder: spec.toml and run.json are expected")
+
+
+def test_a_damaged_overlay_and_a_missing_one_do_not_stop_the_page(make_run):
+    run = make_run()
+    unit = add_unit(run, "tile")
+    (unit / "overlays/test/dent/000.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (unit / "overlays/test/scratch/000.png").unlink()
+    page = Page(report(run))
+    assert len(page.all("img")) == 6
+    assert "missed the overlay is damaged: " in page.text
+    assert "missed no overlay was drawn" in page.text
+
+
+def test_an_overlay_outside_of_the_unit_is_not_shown(make_run, tmp_path):
+    run = make_run()
+    unit = add_unit(run, "tile", IMAGES[:1])
+    parts.write(tmp_path / "secret.png", parts.surface(1))
+    scores = unit / "scores.csv"
+    scores.write_text(scores.read_text().replace("maps/test/good/000.tiff", "maps/../../../../../../secret.tiff"))
+    assert Page(report(run)).all("img") == []
+
+
+def test_pictures_are_reduced_to_their_share(tmp_path):
+    rng = np.random.default_rng(0)
+    file = parts.write(tmp_path / "a.png", rng.integers(0, 256, (600, 900, 3), dtype=np.uint8))
+
+    def decoded(address: str) -> tuple[int, np.ndarray]:
+        data = base64.b64decode(address.removeprefix("data:image/jpeg;base64,"))
+        return len(data), cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+    size, picture = decoded(thumbnail(file, most_bytes=10**6))
+    assert picture.shape == (320, MOST_WIDTH, 3)
+    less, picture = decoded(thumbnail(file, most_bytes=size // 2))
+    assert less <= size // 2
+    assert picture.shape[1] <= MOST_WIDTH
+    red = parts.write(tmp_path / "red.png", np.full((20, 30, 3), (250, 10, 10), np.uint8))
+    _, picture = decoded(thumbnail(red, most_bytes=10**6))
+    assert picture.shape == (20, 30, 3)
+    assert np.abs(picture.reshape(-1, 3).mean(axis=0) - (10, 10, 250)).max() < 6  # OpenCV: BGR
+
+
+def test_no_torch_is_loaded(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    code = (
+        "import sys\nfrom uadctl.cli.app import app\n"
+        f"try: app(['report', {str(run)!r}])\nexcept SystemExit as end: print('CODE', end.code)\n"
+        "print('LOADED', *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "CODE 0" in done.stdout
+    loaded = set(done.stdout.rpartition("LOADED ")[2].split())
+    assert {"matplotlib", "jinja2", "cv2"} <= loaded  # the check can see what is loaded
+    assert loaded & {"torch", "torchvision", "safetensors", "tifffile", "sklearn"} == set()
+
+
+def test_a_moved_folder_keeps_its_links(make_run, tmp_path):
+    run = make_run()
+    add_unit(run, "tile")
+    report(run)
+    moved = tmp_path / "stick" / "run"
+    shutil.copytree(run, moved)
+    links = [
+        unquote(urlsplit(a["href"]).path) for a in Page(moved / "report/index.html").all("a") if "overlays" in a["href"]
+    ]
+    assert len(links) == len(IMAGES)
+    assert all((moved / "report" / link).is_file() for link in links)
+
+
+def test_a_bin_edge_lies_on_the_threshold():
+    for values, threshold in (
+        ([1.0, 2.0, 5.0], 3.0),
+        ([1.0, 2.0], 40.0),
+        ([7.0], None),
+        ([7.0, 7.0], 7.0),
+        ([0.0], -3),
+    ):
+        edges = charts.score_bins(np.array(values), threshold)
+        assert edges[0] < min(values)
+        assert edges[-1] > max(values)
+        assert np.all(np.diff(edges) > 0)
+        assert len(edges) < 60
+        if threshold is not None:
+            assert threshold in edges
+
+
+def test_charts_take_their_colours_from_the_page():
+    curve = image_curve([0, 1, 0, 1], [1, 2, 3, 4])
+    at = charts.AtThreshold(0.5, 0.0, None)
+    drawn = charts.roc_chart(curve, at, key="a", alt="<&>") + charts.precision_recall_chart(curve, at, key="b", alt="x")
+    assert "var(--ink)" in drawn
+    assert "var(--limit)" in drawn
+    assert re.findall(r"#[0-9a-fA-F]{6}\b", drawn) == []
+    assert 'aria-label="&lt;&amp;&gt;"' in drawn
+    assert "font-family" not in drawn
+    assert "<metadata>" not in drawn  # a date would be in it
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "text"),
+    [
+        (21.709999084472656, 21.420875549316406, "21.71"),
+        (21.420873641967773, 21.420875549316406, "21.42087"),
+        (21.420877456665039, 21.420875549316406, "21.421"),
+        (21.420875549316406, 21.420877456665039, "21.420876"),
+        (21.420875549316406, 21.420875549316406, "21.421"),
+        (3.0, None, "3"),
+    ],
+)
+def test_a_score_shows_on_which_side_it_lies(score, threshold, text):
+    assert _score(score, threshold) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0, "0.0"), (1, "100.0"), (0.5, "50.0"), (1 / 3000, "0.03"), (2999 / 3000, "99.97")]
+)
+def test_a_share_is_never_rounded_to_none_or_all(share, text):
+    assert _percent(share) == f"{text}\N{NO-BREAK SPACE}%"
+
+
+def test_the_curve_of_four_images_by_hand():
+    curve = image_curve([0, 1, 0, 1], [1.0, 2.0, 2.0, 3.0])
+    assert curve.thresholds.tolist() == [3.0, 2.0, 1.0]
+    assert curve.tp.tolist() == [1, 2, 2]
+    assert curve.fp.tolist() == [0, 1, 2]
+    assert curve.recall.tolist() == [0.5, 1.0, 1.0]
+    assert curve.false_alarm_rate.tolist() == [0.0, 0.5, 1.0]
+    assert curve.precision.tolist() == [1.0, 2 / 3, 0.5]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.booleans(), st.integers(-4, 4)), min_size=2, max_size=40))
+def test_the_curves_are_those_of_scikit_learn(images):
+    labels = [int(defect) for defect, _ in images]
+    scores = [score / 8 for _, score in images]
+    if len(set(labels)) == 1:
+        with pytest.raises(ValueError, match=r"^the curves are undefined: there is no (defect|normal) image "):
+            image_curve(labels, scores)
+        return
+    curve = image_curve(labels, scores)
+    alarms, found, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    np.testing.assert_allclose(curve.false_alarm_rate, alarms[1:])
+    np.testing.assert_allclose(curve.recall, found[1:])
+    np.testing.assert_array_equal(curve.thresholds, thresholds[1:])
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    np.testing.assert_allclose(curve.precision[::-1], precision[:-1])
+    np.testing.assert_allclose(curve.recall[::-1], recall[:-1])
+    area = np.trapezoid([0, *curve.recall], [0, *curve.false_alarm_rate])
+    assert area == pytest.approx(compute_image_auroc(labels, scores))
+    assert np.sum(np.diff([0, *curve.recall]) * curve.precision) == pytest.approx(compute_image_ap(labels, scores))

@@ -1,0 +1,658 @@
+"""A run folder as one static page: results first, then every unit with its curves and its most telling images.
+
+Everything stands inside the page: no script, no network, nothing to install. A policy in its head forbids the browser
+to load or run anything else, whatever the names of files and categories contain.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from uadctl import __version__
+from uadctl.atomic import write_bytes
+from uadctl.errors import DataError, RunError
+from uadctl.metrics import COUNTED, RATE_COUNTS, threshold_counts
+from uadctl.metrics.curves import image_curve
+from uadctl.progress import Progress, Silent, Task
+from uadctl.report import charts
+from uadctl.report.reading import Limit, Measured, Row, Run, Unit, read_run
+from uadctl.report.thumbnails import PAGE_BYTES, thumbnail
+from uadctl.runs.folder import RunFolder
+
+MAX_OVERLAYS = 60
+
+# How a page of ours begins, so that no other file is ever overwritten.
+_GENERATOR = '<meta name="generator" content="uadctl report">'
+
+_HEADINGS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1max": "pixel F1-max",
+    "miss_rate": "missed",
+    "false_alarm_rate": "false alarms",
+}
+# Each rate's count of images, beside the rate itself.
+_PARTS = {"miss_rate": "fn", "false_alarm_rate": "fp", "precision": "tp"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    text: str
+    note: str = ""  # smaller, below: the images that a rate rests on
+
+
+@dataclass(frozen=True, slots=True)
+class _TableRow:
+    name: str
+    anchor: str
+    cells: tuple[_Cell, ...]
+    state: str = ""  # in place of the cells
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    title: str
+    svg: str
+    absent: str = ""  # why there is none
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Defect:
+    kind: str
+    images: int
+    found: str
+    missed: str
+    lowest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    name: str
+    truth: str
+    score: str
+    verdict: str
+    alt: str
+    src: str
+    href: str
+    absent: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    title: str
+    members: tuple[_Picture, ...]
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    title: str
+    anchor: str
+    error: str
+    traceback: str
+    state: str
+    threshold: str
+    since: str
+    counts: tuple[str, ...]
+    facts: tuple[_Fact, ...]
+    charts: tuple[_Chart, ...]
+    defects: tuple[_Defect, ...]
+    pictures: tuple[_Pictures, ...]
+    left_out: int
+    broken: tuple[Row, ...]
+
+
+def report(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    categories: Sequence[str] | None = None,
+    max_overlays: int = MAX_OVERLAYS,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the page of a run folder: index.html in `out`, or in the run's own folder report/.
+
+    Only the run folder is read; no model is loaded, no image scored. The same run gives the same bytes. A run that only
+    fitted gives a page of its thresholds; of one that is not finished, what there is so far.
+
+    out: a folder, made if need be. The page links to the full overlays by relative paths: the two are moved together.
+    categories: names or globs; None shows all.
+    max_overlays: pictures a unit, missed defects first, then false alarms, then the others by their distance to the
+        threshold. Their number left out is said.
+
+    Returns the path of the page. Raises RunError if there is no such run or category, if the run is damaged, or if
+    something else than a report stands where the page would go; ValueError for a negative `max_overlays`.
+    """
+    if max_overlays < 0:
+        raise ValueError(f"max_overlays is {max_overlays}; expected 0 or more")
+    progress = progress or Silent()
+    folder = RunFolder.open(Path(run))
+    file = Path(out if out is not None else folder.path / "report") / "index.html"
+    _refuse_foreign(file)
+    found = read_run(folder, categories=categories)
+    shown = [_most_telling(unit.rows)[:max_overlays] for unit in found.units]
+    pictures = sum(row.overlay is not None for rows in shown for row in rows)
+    share = PAGE_BYTES // max(1, pictures)
+    with progress.task("report", pictures) as task:
+        sections = [
+            _section(unit, rows, f"unit-{i}", found, base=file.parent, most_bytes=share, task=task)
+            for i, (unit, rows) in enumerate(zip(found.units, shown, strict=True), start=1)
+        ]
+    text = _render(found, sections)
+    try:
+        write_bytes(file, text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    return file
+
+
+def _refuse_foreign(file: Path) -> None:
+    if not file.exists():
+        return
+    head = b""
+    if file.is_file():
+        with file.open("rb") as stream:
+            head = stream.read(2048)
+    if _GENERATOR.encode() not in head:
+        raise RunError(
+            f"{file}: exists and is not a report of uadctl; it was left as it is",
+            help="Give another folder with --out.",
+        )
+
+
+def _render(run: Run, sections: Sequence[_Section]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("uadctl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    columns = _columns(unit.measured for unit in run.units)
+    return environment.get_template("report.html").render(
+        facts=run.facts,
+        version=__version__,
+        notices=_notices(run),
+        measured=any(unit.measured is not None and unit.measured.success for unit in run.units),
+        headings=[_heading(name) for name in columns],
+        rows=[_table_row(unit, section, columns) for unit, section in zip(run.units, sections, strict=True)],
+        means=[
+            _TableRow(
+                f"mean · {label}" if len(run.means) > 1 else "mean",
+                "",
+                tuple(_Cell(_metric(name, means.get(name))) for name in columns),
+            )
+            for label, means in run.means.items()
+        ]
+        if run.categories > 1 and columns
+        else [],
+        reasons=_reasons(run.units),
+        run_facts=_run_facts(run),
+        data=[(name, run.facts.data[name]) for name in sorted(run.facts.data)],
+        sections=sections,
+    )
+
+
+def _notices(run: Run) -> list[str]:
+    """What a reader must know before any number."""
+    facts, name = run.facts, run.folder.path.resolve().name
+    done = sum(unit.status == "done" for unit in run.units)
+    so_far = f"Shown is what there is so far: {done} finished of {len(run.units)} units begun."
+    notices = []
+    if facts.status == "started":
+        notices.append(f"This run is not finished: it is still at work, or it was ended. {so_far}")
+    elif facts.status == "interrupted":
+        further = f" Go on with: uadctl bench --resume {name}" if facts.verb == "bench" else ""
+        notices.append(f"This run was interrupted. {so_far}{further}")
+    failed = [unit for unit in run.units if unit.status == "failed"]
+    if failed:
+        names = ", ".join(unit.folder.category for unit in failed[:10]) + (", …" if len(failed) > 10 else "")
+        notices.append(f"{len(failed)} of {len(run.units)} units failed ({names}); each says why below.")
+    if facts.verb == "fit":
+        notices.append(
+            "Nothing has been measured yet: this run learned the good images and set thresholds. "
+            "uadctl bench measures them on test images."
+        )
+    if not run.units:
+        notices.append("No unit of this run has been begun.")
+    if run.left_out:
+        notices.append(
+            f"This page shows {run.categories - run.left_out} of the run's {run.categories} categories, "
+            "and therefore no means."
+        )
+    return notices
+
+
+def _run_facts(run: Run) -> list[_Fact]:
+    facts, spec = run.facts, run.spec
+    git = facts.git or {}
+    out = [
+        _Fact("run folder", run.folder.path.resolve().name),
+        _Fact("made by", f"uadctl {facts.verb}, {facts.status}"),
+        _Fact("started", _moment(facts.started)),
+        *(_Fact("resumed", _moment(moment)) for moment in facts.resumed),
+        *([_Fact("finished", _moment(facts.finished))] if facts.finished else []),
+        _Fact("spec hash", facts.hash),
+        _Fact("seed", str(facts.seed)),
+        _Fact("data set", spec.dataset.name),
+    ]
+    for model in spec.models:
+        out.append(_Fact("model", model.name if model.name == model.label else f"{model.label}: {model.name}"))
+        of_categories = list(facts.models.get(model.label, {}).values())
+        # What differs between categories (the size of the memory bank) stands in each unit.
+        out += [_Fact(name, value) for name, value in _common([dict(_flat(f)) for f in of_categories]).items()]
+    machine = facts.machine
+    out += [
+        _Fact("machine", ", ".join(str(machine[k]) for k in ("processor", "architecture", "system") if machine.get(k))),
+        _Fact("versions", ", ".join(f"{name} {number}" for name, number in facts.versions.items() if number)),
+    ]
+    if git:
+        out.append(_Fact("git commit", f"{git.get('commit')}{', with changes' if git.get('changed') else ''}"))
+    out += [_Fact("note", note) for note in facts.notes]
+    out += [_Fact("warning", warning) for warning in facts.warnings]
+    return [fact for fact in out if fact.value]
+
+
+def _section(
+    unit: Unit, shown: Sequence[Row], anchor: str, run: Run, *, base: Path, most_bytes: int, task: Task
+) -> _Section:
+    several = len(run.facts.models) > 1 or len(run.spec.models) > 1
+    folder = unit.folder
+    title = f"{folder.category} · {folder.label}" if several else folder.category
+    if len({u.folder.seed for u in run.units}) > 1:
+        title += f" · seed {folder.seed}"
+    error = traceback = state = threshold = since = ""
+    counts: list[str] = []
+    if unit.status == "failed":
+        error = (unit.measured.error if unit.measured is not None else None) or "it failed without a word"
+        file = folder.path / "error.txt"
+        traceback = _href(file, base) if file.is_file() else ""
+    elif unit.status != "done":
+        state = "This unit was begun and is not finished; it has no results."
+    limit = _limit_of(unit)
+    if unit.calibrated is not None:
+        image = unit.calibrated.image
+        if unit.measured is None or image.value == limit:
+            threshold = _origin(image)
+        else:
+            threshold = _without_origin(limit) if unit.measured_with is None else _origin(unit.measured_with.image)
+            since = _since(unit, image)
+    if unit.measured is not None and unit.measured.success:
+        counts = _at_threshold(unit.measured)
+    return _Section(
+        title=title,
+        anchor=anchor,
+        error=error,
+        traceback=traceback,
+        state=state,
+        threshold=threshold,
+        since=since,
+        counts=tuple(counts),
+        facts=tuple(_unit_facts(unit, run)),
+        charts=tuple(_charts(unit, limit, anchor, title)),
+        defects=tuple(_defects(unit.rows)),
+        pictures=tuple(_pictures(unit.rows, shown, base=base, most_bytes=most_bytes, task=task)),
+        left_out=sum(row.score is not None for row in unit.rows) - len(shown),
+        broken=tuple(row for row in unit.rows if row.score is None),
+    )
+
+
+# The threshold
+
+
+def _limit_of(unit: Unit) -> float | None:
+    """The threshold that the unit's verdicts were made with; of a unit that was not scored, its threshold now."""
+    if unit.measured is not None:
+        return next((row.threshold for row in unit.rows if row.threshold is not None), None)
+    return None if unit.calibrated is None else unit.calibrated.image.value
+
+
+def _origin(limit: Limit) -> str:
+    """Where a threshold comes from, for somebody who did not choose it."""
+    if limit.value is None:
+        return f"There is no threshold, and therefore no verdict: {limit.reason}."
+    images = f"{limit.n} normal images" if limit.n != 1 else "1 normal image"
+    source = {
+        "validation": f"{images} of the data set's validation split",
+        "leave-one-out": f"{images} of the training split, each scored as if the model had not seen it",
+        "holdout": f"{images} of the training split, held out from the model",
+        "given": f"{images} given to uadctl calibrate",
+    }.get(limit.source or "", f"{images} (source: {limit.source})")
+    if limit.method == "quantile" and limit.alpha is not None:
+        how = f"It leaves at most {100 * limit.alpha:g}\N{NO-BREAK SPACE}% of them at or above it."
+    else:
+        how = f"Method: {limit.method}" + (f", alpha {limit.alpha:g}." if limit.alpha is not None else ".")
+    return f"The threshold {_exact(limit.value)} comes from {source}. {how}"
+
+
+def _without_origin(limit: float | None) -> str:
+    if limit is None:
+        return "There was no threshold when this unit was measured, and therefore no verdict."
+    return f"The threshold was {_exact(limit)} when this unit was measured."
+
+
+def _since(unit: Unit, now: Limit) -> str:
+    """That the threshold was replaced after the unit was measured, and what it would make of the same scores."""
+    text = f"The threshold has been replaced since, and the verdicts here are those of before. {_origin(now)}"
+    known = [row for row in unit.rows if row.score is not None and row.label >= 0]
+    if now.value is None or not known:
+        return text
+    found = threshold_counts([row.label for row in known], [row.score or 0.0 for row in known], now.value)
+    return f"{text} With it: {' '.join(_at_threshold(Measured(True, found.metrics, found.reasons, found.counts)))}"
+
+
+def _at_threshold(measured: Measured) -> list[str]:
+    """The counts at the threshold as sentences, each with its n, or why there are none."""
+    m = measured.metrics
+    sentences = []
+    for rate, text in (
+        ("miss_rate", "{part} of {n} defect images missed ({share})."),
+        ("false_alarm_rate", "{part} of {n} normal images called anomalous ({share})."),
+        ("precision", "{part} of {n} alarms true ({share})."),
+    ):
+        share, part = m.get(rate), m.get(_PARTS[rate])
+        n = measured.counts.get(RATE_COUNTS[rate])
+        if share is not None and part is not None and n is not None:
+            sentences.append(text.format(part=int(part), n=n, share=_percent(share)))
+        elif rate in measured.reasons:
+            sentences.append(f"{_heading(rate).capitalize()}: undefined, {measured.reasons[rate]}.")
+    return sentences
+
+
+# The table of results
+
+
+def _columns(cells: Iterable[Measured | None]) -> list[str]:
+    names = dict.fromkeys(name for cell in cells if cell is not None for name in cell.metrics if name not in COUNTED)
+    rates = [name for name in _PARTS if name in names]
+    return [name for name in names if name not in rates] + rates
+
+
+def _heading(name: str) -> str:
+    kind, _, limit = name.partition("_")
+    if kind in ("aupro", "spro") and limit.isdecimal():
+        rate = "1" if limit == "100" else f"0.{limit}"
+        return f"{'AUPRO' if kind == 'aupro' else 'sPRO'} to FPR {rate}"
+    return _HEADINGS.get(name, name)
+
+
+def _table_row(unit: Unit, section: _Section, columns: Sequence[str]) -> _TableRow:
+    if unit.measured is None or not unit.measured.success:
+        state = "failed" if unit.status == "failed" else "not finished" if unit.status != "done" else "not measured"
+        return _TableRow(section.title, section.anchor, (), state)
+    m, counts = unit.measured.metrics, unit.measured.counts
+    cells = []
+    for name in columns:
+        part, n = m.get(_PARTS.get(name, "")), counts.get(RATE_COUNTS.get(name, ""))
+        note = f"{int(part)} of {n}" if part is not None and n and m.get(name) is not None else ""
+        cells.append(_Cell(_metric(name, m.get(name)), note))
+    return _TableRow(section.title, section.anchor, tuple(cells))
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return _percent(value) if name in _PARTS else f"{value:.4f}"
+
+
+def _reasons(units: Sequence[Unit]) -> list[str]:
+    """Each reason for an undefined metric once, with the metrics it is for."""
+    found: dict[str, list[str]] = {}
+    for unit in units:
+        if unit.measured is not None:
+            for name, reason in unit.measured.reasons.items():
+                found.setdefault(f"{unit.folder.category} · {unit.folder.label}: {reason}", []).append(_heading(name))
+    return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
+
+
+# Facts
+
+
+def _unit_facts(unit: Unit, run: Run) -> list[_Fact]:
+    facts = []
+    counts = unit.measured.counts if unit.measured is not None else {}
+    if counts:
+        images = f"{counts.get('normal_images', 0)} normal, {counts.get('defect_images', 0)} with defects"
+        facts.append(_Fact("test images", images))
+        facts.append(_Fact("training images", str(counts.get("train_images", "–"))))
+        if regions := counts.get("regions"):
+            facts.append(_Fact("defect regions", str(regions)))
+        for name, title in (
+            ("broken_images", "broken files left out"),
+            ("defect_images_without_mask", "defect images without mask"),
+        ):
+            if counts.get(name):
+                facts.append(_Fact(title, str(counts[name])))
+    of_label = run.facts.models.get(unit.folder.label, {})
+    common = _common([dict(_flat(f)) for f in of_label.values()])
+    own = dict(_flat(of_label.get(unit.folder.category, {})))
+    facts += [_Fact(name, value) for name, value in own.items() if name not in common and value]
+    if unit.costs is not None:
+        c = unit.costs
+        if c.fit_seconds is not None:
+            facts.append(_Fact("fit", f"{c.fit_seconds:.1f} s"))
+        if c.ms_per_image_p50 is not None and c.ms_per_image_p95 is not None:
+            facts.append(_Fact("an image", f"{c.ms_per_image_p50:.0f} ms (median), {c.ms_per_image_p95:.0f} ms (95 %)"))
+        if c.model_bytes is not None:
+            facts.append(_Fact("model", f"{c.model_bytes / 1e6:.1f} MB"))
+    return facts
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as names and texts: {"weights": {"file": "x"}} gives ("weights file", "x")."""
+    out: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            out += _flat(value, f"{name} ")
+        elif isinstance(value, list):
+            out.append((name, ", ".join(str(v) for v in value)))
+        elif value is not None:
+            out.append((name, str(value)))
+    return out
+
+
+def _common(dictionaries: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What all of them say alike, in the order of the first."""
+    if not dictionaries:
+        return {}
+    return {k: v for k, v in dictionaries[0].items() if all(d.get(k) == v for d in dictionaries)}
+
+
+# Charts
+
+
+def _charts(unit: Unit, limit: float | None, anchor: str, title: str) -> list[_Chart]:
+    known = [row for row in unit.rows if row.score is not None and row.label >= 0]
+    labels = np.array([row.label for row in known], dtype=np.int64)
+    scores = np.array([row.score for row in known], dtype=np.float64)
+    out: list[_Chart] = []
+    if unit.measured is not None and unit.measured.success:
+        out += _curves(unit.measured, labels, scores, anchor, title)
+    calibrated = unit.measured_with or unit.calibrated
+    calibration = np.array(calibrated.scores if calibrated is not None else (), dtype=np.float64)
+    groups = {"defect": scores[labels == 1], "normal": scores[labels == 0], "calibration": calibration}
+    groups = {name: values[np.isfinite(values)] for name, values in groups.items()}
+    if any(values.size for values in groups.values()):
+        spread = "; ".join(
+            f"{values.size} {name} images from {_short(values.min())} to {_short(values.max())}"
+            for name, values in groups.items()
+            if values.size
+        )
+        line = "" if limit is None else f"; threshold {_exact(limit)}"
+        alt = f"{title}: image scores: {spread}{line}"
+        out.append(_Chart("Scores", charts.score_chart(groups, limit, key=f"{anchor}-scores", alt=alt)))
+    return out
+
+
+def _curves(
+    measured: Measured, labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], anchor: str, title: str
+) -> list[_Chart]:
+    names = ("ROC curve", "Precision-recall curve")
+    if not (np.any(labels == 1) and np.any(labels == 0)):
+        reason = measured.reasons.get("image_auroc", "images of both kinds, normal and with defects, are needed")
+        return [_Chart(name, "", f"Undefined: {reason}.") for name in names]
+    curve = image_curve(labels, scores)
+    m = measured.metrics
+    at = None
+    miss, alarms = m.get("miss_rate"), m.get("false_alarm_rate")
+    said = ""
+    if miss is not None and alarms is not None:
+        at = charts.AtThreshold(1 - miss, alarms, m.get("precision"))
+        said = f"; at the threshold {_percent(1 - miss)} of defects found, {_percent(alarms)} false alarms"
+    roc = f"{title}: ROC curve, area {_metric('image_auroc', m.get('image_auroc'))}{said}"
+    precision = f"{title}: precision-recall curve, average precision {_metric('image_ap', m.get('image_ap'))}{said}"
+    ring = "ring: the threshold" if at is not None else ""
+    ring_precision = ring if at is not None and at.precision is not None else ""
+    return [
+        _Chart(names[0], charts.roc_chart(curve, at, key=f"{anchor}-roc", alt=roc), note=ring),
+        _Chart(
+            names[1], charts.precision_recall_chart(curve, at, key=f"{anchor}-pr", alt=precision), note=ring_precision
+        ),
+    ]
+
+
+# Images
+
+
+def _missed(row: Row) -> bool:
+    return row.label == 1 and row.verdict is not None and row.verdict != "anomaly"
+
+
+def _false_alarm(row: Row) -> bool:
+    return row.label == 0 and row.verdict == "anomaly"
+
+
+def _most_telling(rows: Sequence[Row]) -> list[Row]:
+    """Images with a score: missed defects (the lowest score first), false alarms (the highest first), then the others
+    by their distance to the threshold; without a threshold, the highest score first."""
+
+    def order(row: Row) -> tuple[int, float, str]:
+        score = row.score or 0.0
+        if _missed(row):
+            return 0, score, row.path
+        if _false_alarm(row):
+            return 1, -score, row.path
+        return 2, -score if row.threshold is None else abs(score - row.threshold), row.path
+
+    return sorted((row for row in rows if row.score is not None), key=order)
+
+
+def _defects(rows: Sequence[Row]) -> list[_Defect]:
+    kinds = sorted({row.defect for row in rows if row.label == 1 and row.score is not None})
+    out = []
+    for kind in kinds:
+        members = [row for row in rows if row.label == 1 and row.defect == kind and row.score is not None]
+        missed = sum(_missed(row) for row in members)
+        judged = all(row.verdict is not None for row in members)
+        lowest = min(members, key=lambda row: row.score or 0.0)
+        out.append(
+            _Defect(
+                kind,
+                len(members),
+                str(len(members) - missed) if judged else "–",
+                str(missed) if judged else "–",
+                _score(lowest.score or 0.0, lowest.threshold),
+            )
+        )
+    return out
+
+
+def _pictures(rows: Sequence[Row], shown: Sequence[Row], *, base: Path, most_bytes: int, task: Task) -> list[_Pictures]:
+    groups = (
+        ("Missed defects, the lowest score first", _missed),
+        ("False alarms, the highest score first", _false_alarm),
+        (_rest_title(rows), lambda row: not _missed(row) and not _false_alarm(row)),
+    )
+    out = []
+    for title, belongs in groups:
+        of = sum(row.score is not None and belongs(row) for row in rows)
+        members = tuple(_picture(row, base, most_bytes, task) for row in shown if belongs(row))
+        if of:
+            out.append(_Pictures(title, members, of))
+    return out
+
+
+def _rest_title(rows: Sequence[Row]) -> str:
+    if all(row.threshold is None for row in rows):
+        return "All images, the highest score first"
+    return "All others, the closest to the threshold first"
+
+
+def _picture(row: Row, base: Path, most_bytes: int, task: Task) -> _Picture:
+    truth = {0: "normal", 1: f"defect: {row.defect}"}.get(row.label, "unknown")
+    score = _score(row.score or 0.0, row.threshold)
+    verdict = "missed" if _missed(row) else "false alarm" if _false_alarm(row) else row.verdict or "no verdict"
+    src = href = absent = ""
+    if row.overlay is None:
+        absent = "no overlay was drawn"
+    else:
+        try:
+            src = thumbnail(row.overlay, most_bytes=most_bytes)
+        except DataError as error:
+            absent = f"the overlay is damaged: {str(error).removeprefix(f'{row.overlay}: ')}"
+        href = _href(row.overlay, base)
+        task.advance()
+    alt = f"{row.path} with its anomaly map; {truth}; score {score}; {verdict}"
+    return _Picture(row.path, truth, score, verdict, alt, src, href, absent)
+
+
+def _href(file: Path, base: Path) -> str:
+    """A link from a page in `base`: relative, so that the folder can be moved; absolute between Windows drives."""
+    target, start = file.resolve(), base.resolve()
+    if target.anchor != start.anchor:
+        return target.as_uri()
+    return quote(Path(os.path.relpath(target, start)).as_posix())
+
+
+# Numbers as text
+
+
+def _score(score: float, threshold: float | None) -> str:
+    """A score with as many digits as it takes to lie on its side of the threshold; 9 tell any two float32 apart."""
+    texts = [f"{score:.{digits}g}" for digits in range(5, 10)]
+    if threshold is None:
+        return texts[0]
+    return next((text for text in texts if (float(text) >= threshold) == (score >= threshold)), texts[-1])
+
+
+def _exact(threshold: float) -> str:
+    return f"{threshold:.9g}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.5g}"
+
+
+def _percent(share: float) -> str:
+    """Never rounded to 0 or to everything: one in 3000 missed is not none."""
+    text = f"{100 * share:.1f}"
+    if (text == "0.0" and share > 0) or (text == "100.0" and share < 1):
+        digits = -math.floor(math.log10(100 * min(share, 1 - share)))
+        text = f"{100 * share:.{digits}f}"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def _moment(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")

@@ -1,0 +1,259 @@
+"""What a report needs of a run folder, read into frozen records. Every damage is a RunError that names the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import msgspec
+
+from uadctl.errors import RunError
+from uadctl.runs.folder import SCORE_COLUMNS, RunFolder, Status, UnitFolder, read_document
+from uadctl.spec import RunSpec
+
+_T = TypeVar("_T")
+
+
+class RunFacts(msgspec.Struct, frozen=True):
+    """run.json, as `uadctl.runs.driver` writes it.
+
+    data: category -> fingerprint. models: label -> category -> facts.
+    """
+
+    status: str
+    verb: str
+    name: str
+    hash: str
+    seed: int
+    started: str
+    finished: str | None = None
+    resumed: tuple[str, ...] = ()
+    versions: dict[str, str | None] = {}
+    machine: dict[str, Any] = {}
+    git: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    data: dict[str, dict[str, Any]] = {}
+    models: dict[str, dict[str, dict[str, Any]]] = {}
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """The image threshold of thresholds.json; `uadctl.thresholds.Threshold` says what its fields mean.
+
+    Read without its closed lists of methods and sources, so that a report can show a run whose threshold was chosen
+    in a way that this version does not know.
+    """
+
+    value: float | None
+    method: str
+    alpha: float | None = None
+    n: int = 0
+    source: str | None = None
+    reason: str | None = None
+
+
+class Calibrated(msgspec.Struct, frozen=True):
+    """thresholds.json: the image threshold and the normal scores that it comes from."""
+
+    image: Limit
+    scores: tuple[float, ...] = ()
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """A unit's metrics.json. error: why it failed, where success is false."""
+
+    success: bool
+    metrics: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    error: str | None = None
+
+
+class Costs(msgspec.Struct, frozen=True):
+    """A unit's entry in timing.json; the last three only where test images were scored."""
+
+    category: str
+    label: str
+    seed: int
+    fit_seconds: float | None = None
+    model_bytes: int | None = None
+    images_per_second: float | None = None
+    ms_per_image_p50: float | None = None
+    ms_per_image_p95: float | None = None
+
+
+class _Means(msgspec.Struct, frozen=True):
+    means: dict[str, dict[str, float | None]]
+
+
+class _Timing(msgspec.Struct, frozen=True):
+    units: tuple[Costs, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image of scores.csv. label: 0 normal, 1 anomalous, -1 unknown. reason: why it has no score.
+
+    overlay: its picture with the map, or None where none was drawn.
+    """
+
+    path: str
+    split: str
+    label: int
+    defect: str
+    score: float | None
+    threshold: float | None
+    verdict: str | None
+    reason: str | None
+    overlay: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is known of one unit of work.
+
+    measured: None where nothing was measured (fit only) or the unit did not come to its end.
+    calibrated: its thresholds now; None where the unit is not finished.
+    measured_with: the thresholds that its verdicts were made with; other than `calibrated` if the threshold has been
+        replaced since. None where nothing was measured, or they are not among those kept.
+    rows: of scores.csv, in its order; empty where nothing was scored.
+    """
+
+    folder: UnitFolder
+    status: Status | None
+    measured: Measured | None
+    calibrated: Calibrated | None
+    measured_with: Calibrated | None
+    rows: tuple[Row, ...]
+    costs: Costs | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run and those of its units that were asked for.
+
+    means: label -> metric -> mean over all categories of the run; empty where the run is not over or only a part of
+        its categories is shown.
+    categories: how many the run has. left_out: how many of them are not among `units`.
+    """
+
+    folder: RunFolder
+    facts: RunFacts
+    spec: RunSpec
+    units: tuple[Unit, ...]
+    means: dict[str, dict[str, float | None]]
+    categories: int
+    left_out: int
+
+
+def read_run(run: RunFolder, *, categories: Sequence[str] | None = None) -> Run:
+    """All that a report shows of a run.
+
+    categories: names or globs; None means all. Raises RunError for one that the run does not have, and where a document
+    is damaged or of another version.
+    """
+    facts = _convert(run.read("run"), RunFacts, run.path / "run.json")
+    folders = run.units()
+    names = list(dict.fromkeys(unit.category for unit in folders))
+    wanted = names
+    if categories is not None:
+        for pattern in categories:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise RunError(
+                    f"{run.path}: this run has no category {pattern}", help=f"It has: {', '.join(names) or 'none yet'}"
+                )
+        wanted = [name for name in names if any(fnmatchcase(name, pattern) for pattern in categories)]
+    timing_file = run.path / "timing.json"
+    costs: dict[tuple[str, str, int], Costs] = {}
+    if timing_file.is_file():
+        timing = _convert(run.read("timing"), _Timing, timing_file)
+        costs = {(c.category, c.label, c.seed): c for c in timing.units}
+    units = tuple(
+        _read_unit(unit, costs.get((unit.category, unit.label, unit.seed)))
+        for unit in folders
+        if unit.category in wanted
+    )
+    means: dict[str, dict[str, float | None]] = {}
+    metrics_file = run.path / "metrics.json"
+    # A run that was resumed and not yet finished again still has the means of before.
+    if facts.status in ("done", "failed") and metrics_file.is_file() and len(wanted) == len(names):
+        means = _convert(run.read("metrics"), _Means, metrics_file).means
+    return Run(run, facts, run.spec, units, means, len(names), len(names) - len(wanted))
+
+
+def _read_unit(folder: UnitFolder, costs: Costs | None) -> Unit:
+    status = folder.status
+    measured = calibrated = measured_with = None
+    rows: tuple[Row, ...] = ()
+    if status in ("done", "failed") and (folder.path / "metrics.json").is_file():
+        measured = _convert(folder.read("metrics"), Measured, folder.path / "metrics.json")
+    if status == "done":
+        calibrated = _convert(folder.read("thresholds"), Calibrated, folder.thresholds)
+        if measured is not None:
+            rows = tuple(_read_rows(folder, folder.path / "scores.csv"))
+            limit = next((row.threshold for row in rows if row.threshold is not None), None)
+            measured_with = calibrated if calibrated.image.value == limit else _kept(folder, limit)
+    return Unit(folder, status, measured, calibrated, measured_with, rows, costs)
+
+
+def _kept(folder: UnitFolder, limit: float | None) -> Calibrated | None:
+    """Of the thresholds that were replaced, the oldest with this value."""
+    numbered = {path.name.split(".")[1]: path for path in folder.path.glob("thresholds.*.json")}
+    for number in sorted((n for n in numbered if n.isdecimal()), key=int):
+        found = _convert(read_document(numbered[number]), Calibrated, numbered[number])
+        if found.image.value == limit:
+            return found
+    return None
+
+
+def _read_rows(folder: UnitFolder, file: Path) -> list[Row]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file}: damaged: not UTF-8: {error.reason} at byte {error.start}") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    if tuple(next(reader, ())) != SCORE_COLUMNS:
+        raise RunError(f"{file}: damaged: expected the columns {', '.join(SCORE_COLUMNS)}")
+    rows = []
+    for cells in reader:
+        try:
+            cell = dict(zip(SCORE_COLUMNS, cells, strict=True))
+            rows.append(
+                Row(
+                    path=cell["path"],
+                    split=cell["split"],
+                    label=int(cell["label"]),
+                    defect=cell["defect"],
+                    score=float(cell["score"]) if cell["score"] else None,
+                    threshold=float(cell["threshold"]) if cell["threshold"] else None,
+                    verdict=cell["verdict"] or None,
+                    reason=cell["reason"] or None,
+                    overlay=_overlay(folder, cell["map"]),
+                )
+            )
+        except ValueError as error:
+            raise RunError(f"{file}: damaged: line {reader.line_num}: {error}") from error
+    return rows
+
+
+def _overlay(folder: UnitFolder, map_name: str) -> Path | None:
+    """The overlay lies below overlays/ as its map lies below maps/."""
+    place = PurePosixPath(map_name)
+    if place.parts[:1] != ("maps",) or ".." in place.parts:
+        return None
+    file = folder.overlay_path(str(PurePosixPath(*place.parts[1:]).with_suffix("")))
+    return file if file.is_file() else None
+
+
+def _convert(document: dict[str, Any], kind: type[_T], file: Path) -> _T:
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise RunError(f"{file}: damaged: {error}") from error
