@@ -26,11 +26,11 @@ LAYERS = (
     ("runs",),
     ("report",),
     ("plan",),
-    ("fit", "score"),
+    ("calibrate", "check", "fit", "score"),
     ("bench",),
     ("cli",),
 )
-VERBS = {"fit", "score"}
+VERBS = {"calibrate", "check", "fit", "score"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 HEAVY = {"torch", "torchvision", "cv2", "tifffile", "safetensors", "sklearn", "faiss", "timm", "anomalib", "matplotlib"}

@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from uadctl import __version__
-from uadctl.cli import bench, datasets, fit, models, score
+from uadctl.cli import bench, calibrate, datasets, fit, models, report, schema, score
+from uadctl.cli.complete import offer_completion
 from uadctl.cli.console import screen
 from uadctl.errors import UadctlError
 from uadctl.spec.registry import DATASETS
@@ -27,6 +28,7 @@ class Group(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         screen.configure()
+        offer_completion()
         code = 1
         try:
             result = super().main(*args, **{**extra, "standalone_mode": False})
@@ -108,6 +110,9 @@ _DATASETS = "\b\nData sets (--dataset):\n" + "\n".join(
 app.command("bench", epilog=_DATASETS)(bench.bench)
 app.command("fit", epilog=_DATASETS)(fit.fit)
 app.command("score")(score.score)
+app.command("calibrate")(calibrate.calibrate)
+app.command("report")(report.report)
+app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from uadctl.cli.complete import complete_dataset, complete_model, complete_run
 from uadctl.errors import SpecError
 
 if TYPE_CHECKING:
@@ -20,19 +21,25 @@ SpecArgument = Annotated[
         metavar="[SPEC|RUN]",
         help="A TOML spec, or a run folder to repeat. Not needed with --dataset.",
         show_default=False,
+        autocompletion=complete_run,
     ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the spec, e.g. --set run.seed=1. Repeatable."),
 ]
-DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Kind of data set; see: uadctl datasets list")]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Kind of data set; see: uadctl datasets list", autocompletion=complete_dataset),
+]
 Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of the data set.")]
 Category = Annotated[
     list[str] | None, typer.Option("--category", help="Category, or a glob. Repeatable. Default: all.")
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Test split, where the data set has several.")]
-Model = Annotated[str | None, typer.Option("--model", help="Model name; see: uadctl models list")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="Model name; see: uadctl models list", autocompletion=complete_model)
+]
 ModelKwargs = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from uadctl.cli import options as o
+from uadctl.cli.complete import complete_run
 from uadctl.cli.console import print_lines, screen
 from uadctl.errors import RunError, SpecError
 
@@ -25,7 +26,12 @@ ANOMALY_FOUND = 4
 
 def score(
     run: Annotated[
-        str, typer.Argument(metavar="RUN|SPEC", help="A run folder, or a spec for its newest finished run.")
+        str,
+        typer.Argument(
+            metavar="RUN|SPEC",
+            help="A run folder, or a spec for its newest finished run.",
+            autocompletion=complete_run,
+        ),
     ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of them.")],
     category: Annotated[

@@ -1,0 +1,414 @@
+"""The JSON schemas: kept in step with the program, true of what it writes, strict with what it does not know."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import parts
+import pytest
+import spec_models
+from jsonschema import Draft7Validator, Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from uadctl.cli.schema import FILES, complete_schema, make_schema
+from uadctl.errors import SpecError
+from uadctl.runs.documents import DOCUMENTS
+from uadctl.spec import read_spec
+from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry
+from uadctl.spec.schema import spec_schema
+from uadctl.spec.signature import list_params
+
+SPECS = Path(__file__).parents[1] / "specs"
+
+
+def kept(name: str) -> dict[str, Any]:
+    return json.loads((SPECS / FILES[name]).read_text(encoding="utf-8"))
+
+
+# ---- in step
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_kept_schema_is_the_one_the_program_makes(name):
+    assert kept(name) == json.loads(json.dumps(make_schema(name))), "bring it in step with: uadctl schema --write specs"
+
+
+def test_every_kept_schema_has_a_name():
+    assert sorted(p.name for p in SPECS.glob("*.json")) == sorted(FILES.values())
+    assert set(DOCUMENTS) | {"spec", "score"} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_schema_is_one(name):
+    schema = kept(name)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    Draft202012Validator.check_schema(schema)
+
+
+def test_the_command_prints_one_and_writes_all(uadctl, tmp_path):
+    assert uadctl("schema").json == kept("spec")
+    assert uadctl("schema", "metrics").json == kept("metrics")
+    ended = uadctl("schema", "--write", "out/schemas")
+    assert ended.out.splitlines() == [f"out/schemas/{file}" for file in FILES.values()]
+    for file in FILES.values():
+        assert (tmp_path / "out/schemas" / file).read_bytes() == (SPECS / file).read_bytes()
+
+
+def test_a_name_that_is_none(uadctl):
+    ended = uadctl("schema", "metric", code=2)
+    assert ended.err == (
+        'error: "metric": no such schema; did you mean metrics?\n'
+        "  Choose from: spec, run, metrics, gate, thresholds, timing, score\n"
+    )
+    ended = uadctl("schema", "run", "--write", "out", code=2)
+    assert ended.err == "error: --write out writes all schemas; it goes without the name run\n"
+    assert not Path("out").exists()
+    assert complete_schema("s") == ["spec", "score"]
+
+
+# ---- the spec
+
+SPEC = kept("spec")
+
+
+def problems(document: object, schema: dict[str, Any] = SPEC) -> list[str]:
+    """Where a document breaks a schema. Of the spec's, draft 7 has to say the same: editors of TOML know that one."""
+    found = [e.json_path for e in Draft202012Validator(schema).iter_errors(document)]
+    if schema["title"] == SPEC["title"]:
+        assert found == [e.json_path for e in Draft7Validator(schema).iter_errors(document)]
+    return found
+
+
+def test_every_spec_names_the_schema_and_is_valid_by_it():
+    files = sorted(SPECS.glob("*.toml"))
+    assert len(files) >= 4
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith("#:schema ./spec.schema.json\n"), file.name
+        assert problems(tomllib.loads(text)) == [], file.name
+
+
+def test_the_filled_spec_of_a_run_is_valid(finished):
+    assert problems(tomllib.loads((finished / "spec.toml").read_text(encoding="utf-8"))) == []
+
+
+DEMO = '[dataset]\nname = "demo"\n'
+CORE = '[model]\nname = "patchcore"\n'
+FOLDER = '[dataset]\nname = "folder"\nroot = "."\n'
+
+ACCEPTED = [
+    DEMO + CORE,
+    DEMO + '[[model]]\nname = "patchcore"\n[[model]]\nname = "vision_patchcore"\nlabel = "two"\n',
+    DEMO + CORE + '[run]\nname = "a b"\nseed = 4294967295\ndevice = "cuda:3"\nthreads = 2\n',
+    DEMO + CORE + '[run]\ndevice = "${DEVICE}"\n',
+    '[dataset]\nname = "${KIND}"\n' + CORE,
+    DEMO + CORE + "[preprocess]\nresize = [32, 64]\ncrop = [32, 32]\n",
+    DEMO + CORE + "[preprocess]\nsize = 64\n",
+    '[dataset]\nname = "demo"\ncategories = "all"\n' + CORE,
+    '[dataset]\nname = "demo"\ncategories = "wov*"\n' + CORE,
+    '[dataset]\nname = "demo"\ncategories = ["a", "b"]\nsplit = "test"\non_error = "skip"\n' + CORE,
+    FOLDER + '[dataset.files]\ntrain = "good/*"\nanomaly = ["a/*", "b/*"]\nmask = "m/{stem}.png"\n' + CORE,
+    DEMO + CORE + "[model.params]\ncoreset_ratio = 1\nlayers = ['blocks.2']\nseed = 3\n",
+    DEMO + CORE + "[model.params]\nknn_backend = '${KNN}'\n",
+    DEMO + CORE + "[calibration]\nalpha = 0.05\nholdout = 0.2\n",
+    DEMO + CORE + "[metrics]\npixel = true\nfpr_limits = [0.05, 1]\n",
+    DEMO + CORE + "[gate]\nimage_auroc = { min = 0.95 }\naupro_30 = { min = 0.5, max = 1 }\n",
+    DEMO + CORE + '[gate.category."woven fabric"]\ntp = { min = 1 }\n',
+]
+
+
+@pytest.mark.parametrize("text", ACCEPTED)
+def test_what_the_reader_takes_the_schema_takes(tmp_path, text):
+    file = tmp_path / "s.toml"
+    file.write_text(text, encoding="utf-8")
+    read_spec(file, env={"DEVICE": "cpu", "KIND": "demo", "KNN": "numpy"})
+    assert problems(tomllib.loads(text)) == []
+
+
+REFUSED = {
+    # a typo, and where an editor underlines it
+    DEMO + CORE + "[model.params]\ncoreset_fraction = 0.1\n": "$.model.params",
+    DEMO + '[[model]]\nname = "patchcore"\n[model.params]\ncoreset_fraction = 0.1\n': "$.model[0].params",
+    DEMO + '[model]\nname = "patchcor"\n': "$.model.name",
+    '[dataset]\nname = "dem"\n' + CORE: "$.dataset.name",
+    DEMO + CORE + "[run]\nsead = 1\n": "$.run",
+    DEMO + CORE + "[runs]\nseed = 1\n": "$",
+    DEMO + CORE + "seed = 1\n": "$.model",
+    # a value that does not fit
+    DEMO + CORE + "[run]\nseed = -1\n": "$.run.seed",
+    DEMO + CORE + '[run]\nseed = "1"\n': "$.run.seed",
+    DEMO + CORE + "[run]\nbatch_size = 0\n": "$.run.batch_size",
+    DEMO + CORE + '[run]\ndevice = "gpu"\n': "$.run.device",
+    DEMO + CORE + '[run]\nname = "a/b"\n': "$.run.name",
+    DEMO + CORE + "[model.params]\ncoreset_ratio = true\n": "$.model.params.coreset_ratio",
+    DEMO + CORE + '[model.params]\nknn_backend = "torsch"\n': "$.model.params.knn_backend",
+    DEMO + CORE + "[model.params]\nlayers = 'blocks.2'\n": "$.model.params.layers",
+    DEMO + CORE + "[model.params]\nweights = ''\n": "$.model.params.weights",
+    DEMO + CORE + "[preprocess]\ncrop = [32]\n": "$.preprocess.crop",
+    DEMO + CORE + "[calibration]\nalpha = 1.0\n": "$.calibration.alpha",
+    DEMO + CORE + "[metrics]\nfpr_limits = []\n": "$.metrics.fpr_limits",
+    DEMO + CORE + "[metrics]\nfpr_limits = 0.3\n": "$.metrics.fpr_limits",
+    '[dataset]\nname = "demo"\ncategories = []\n' + CORE: "$.dataset.categories",
+    '[dataset]\nname = "demo"\non_error = "stop"\n' + CORE: "$.dataset.on_error",
+    DEMO + CORE + "[gate]\nimage_auroc = 0.95\n": "$.gate.image_auroc",
+    DEMO + CORE + "[gate]\nimage_auroc = { low = 0.95 }\n": "$.gate.image_auroc",
+    DEMO + CORE + "[gate]\nimage_aurok = { min = 0.95 }\n": "$.gate",
+    DEMO + CORE + "[gate]\ntp = { min = 1 }\n": "$.gate",
+    DEMO + CORE + "[gate.category.tile]\nmiss = { min = 1 }\n": "$.gate.category.tile",
+    # keys that do not go together, or are missing
+    DEMO + CORE + "[preprocess]\nsize = 64\nresize = [64, 64]\n": "$.preprocess",
+    DEMO + CORE + "[model.trainer]\nmax_epochs = 1\n": "$.model.trainer",
+    '[dataset]\nname = "mvtec"\n' + CORE: "$.dataset",
+    '[dataset]\nroot = "."\n' + CORE: "$.dataset",
+    '[dataset]\nname = "demo"\nlayout = "flat"\n' + CORE: "$.dataset.layout",
+    '[dataset]\nname = "demo"\nsplit = "train"\n' + CORE: "$.dataset.split",
+    DEMO + '[dataset.files]\ntrain = "*"\n' + CORE: "$.dataset.files",
+    DEMO: "$",
+    CORE: "$",
+    DEMO + '[model]\nlabel = "a"\n': "$.model",
+    "model = []\n" + DEMO: "$.model",
+    'model = "patchcore"\n' + DEMO: "$.model",
+}
+
+
+@pytest.mark.parametrize(("text", "where"), REFUSED.items())
+def test_what_the_schema_refuses_the_reader_refuses(tmp_path, text, where):
+    file = tmp_path / "s.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError):
+        read_spec(file)
+    assert set(problems(tomllib.loads(text))) == {where}
+
+
+def test_a_typo_is_named():
+    error = best_match(
+        Draft202012Validator(SPEC).iter_errors(
+            {
+                "dataset": {"name": "demo"},
+                "model": {"name": "vision_patchcore", "params": {"coreset_fraction": 0.1}},
+            }
+        )
+    )
+    assert error.message == "Additional properties are not allowed ('coreset_fraction' was unexpected)"
+
+
+def test_every_parameter_of_every_model_is_described():
+    assert len(MODELS) >= 1
+    for name in MODELS:
+        described = SPEC["$defs"][name]["properties"]
+        wanted = {p.name: p for p in list_params(name) if p.settable}
+        assert set(described) == set(wanted)
+        for key, entry in described.items():
+            assert entry.get("description", "") == wanted[key].doc
+    # An editor finds them without looking behind a condition.
+    assert {"$ref": "#/$defs/vision_patchcore"} in SPEC["$defs"]["model"]["properties"]["params"]["anyOf"]
+
+
+def test_every_key_of_every_table_is_described():
+    found = 0
+    todo = [(name, table) for name, table in SPEC["properties"].items()]
+    while todo:
+        where, table = todo.pop()
+        assert table["description"], where
+        for key, entry in table.get("properties", {}).items():
+            assert entry["description"], f"{where}.{key}"
+            found += 1
+            todo.append((f"{where}.{key}", entry))
+    assert found >= 40
+
+
+def test_nothing_of_this_machine_is_in_it():
+    assert "default" not in SPEC["properties"]["run"]["properties"]["threads"]
+    assert SPEC["properties"]["run"]["properties"]["seed"]["default"] == 0
+    assert SPEC["properties"]["metrics"]["properties"]["fpr_limits"]["default"] == [0.3]
+
+
+@pytest.fixture
+def strange(monkeypatch) -> dict[str, Any]:
+    """The schema where there are models and data sets of all kinds."""
+    for entry in spec_models.ENTRIES:
+        monkeypatch.setitem(MODELS, entry.name, entry)
+    monkeypatch.setitem(
+        DATASETS,
+        "loco",
+        DatasetEntry(
+            name="loco",
+            target="nowhere",
+            summary="",
+            layout="",
+            licence="",
+            protocol="",
+            places=(),
+            splits=("test_public", "test_private"),
+            layouts=("flat", "nested"),
+        ),
+    )
+    return spec_schema()
+
+
+LOCO = {"name": "loco", "root": "."}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "where"),
+    [
+        ({**LOCO, "split": "test_private", "layout": "nested"}, {"name": "strict"}, None),
+        ({**LOCO, "split": "test"}, {"name": "strict"}, "$.dataset.split"),
+        ({**LOCO, "layout": "deep"}, {"name": "strict"}, "$.dataset.layout"),
+        (LOCO, {"name": "strict", "params": {"kernel": [3, 5], "layers": [], "limit": 1, "ratio": 1}}, None),
+        (LOCO, {"name": "strict", "params": {"kernel": [3]}}, "$.model.params.kernel"),
+        (LOCO, {"name": "strict", "params": {"embedder": {}}}, "$.model.params"),
+        (LOCO, {"name": "vision_wrapped", "params": {"n_jobs": 1, "anything": {"at": ["all"]}}}, None),
+        (LOCO, {"name": "vision_wrapped", "params": {"n_jobs": "1"}}, "$.model.params.n_jobs"),
+        (LOCO, {"name": "vision_needy", "params": {"kind": "a"}}, None),
+        (LOCO, {"name": "vision_needy"}, "$.model"),
+        (LOCO, {"name": "vision_needy", "params": {"device": "cpu"}}, "$.model.params"),
+        (LOCO, {"name": "vision_checkpoint", "params": {"checkpoint_path": "m.ckpt"}}, None),
+        (LOCO, {"name": "vision_checkpoint"}, "$.model"),
+        (LOCO, {"name": "vision_checkpoint", "params": {"contamination": 0.2}}, "$.model.params"),
+        (LOCO, {"name": "vision_trainable", "params": {"checkpoint_path": "m.ckpt"}}, None),
+        (LOCO, {"name": "vision_trainable", "trainer": {"max_epochs": 1}, "params": {"width": 4}}, None),
+        (LOCO, {"name": "vision_trainable", "trainer": {}, "params": {"checkpoint_path": "m.ckpt"}}, "$.model"),
+        (LOCO, {"name": "vision_trainable"}, "$.model"),
+    ],
+)
+def test_what_each_model_and_data_set_takes(strange, tmp_path, dataset, model, where):
+    import tomli_w
+
+    document = {"dataset": dataset, "model": model}
+    assert set(problems(document, strange)) == ({where} if where else set())
+    file = tmp_path / "s.toml"
+    file.write_text(tomli_w.dumps(document), encoding="utf-8")
+    if where is None:
+        read_spec(file)
+    else:
+        with pytest.raises(SpecError):
+            read_spec(file)
+
+
+# ---- the documents of a run
+
+
+def documents(run: Path, name: str) -> list[Any]:
+    """Every NAME.json of a run, its units' and earlier ones among them."""
+    files = [run / f"{name}.json", *run.glob(f"units/*/*/*/{name}*.json")]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def used(schema: dict[str, Any], document: object) -> set[str]:
+    """The properties of a schema, as "Record.key", that a document which fits it has."""
+    found: set[str] = set()
+
+    def walk(node: dict[str, Any], value: object) -> None:
+        if "$ref" in node:
+            name = node["$ref"].rpartition("/")[2]
+            record = schema["$defs"][name]
+            if isinstance(value, dict):
+                for key, held in value.items():
+                    found.add(f"{name}.{key}")
+                    walk(record["properties"][key], held)
+        for option in node.get("anyOf", ()):
+            if Draft202012Validator({**option, "$defs": schema["$defs"]}).is_valid(value):
+                walk(option, value)
+        if isinstance(value, list) and isinstance(node.get("items"), dict):
+            for item in value:
+                walk(node["items"], item)
+        if isinstance(value, dict) and isinstance(node.get("additionalProperties"), dict):
+            for held in value.values():
+                walk(node["additionalProperties"], held)
+
+    walk(schema, document)
+    return found
+
+
+def properties(schema: dict[str, Any]) -> set[str]:
+    return {f"{name}.{key}" for name, record in schema["$defs"].items() for key in record.get("properties", ())}
+
+
+@pytest.fixture(scope="module")
+def all_kinds(tmp_path_factory) -> list[Path]:
+    """Runs that, with a plain one, write every document in every form: a unit fails, a gate breaks, the only training
+    image has no other to be compared with, nothing is scored, and the working directory has a commit."""
+    from typer.testing import CliRunner
+
+    from uadctl.cli.app import app
+
+    folder = tmp_path_factory.mktemp("kinds")
+    parts.write_category(folder / "data", "tile", train=2, good=1, bad=1)
+    parts.write_category(folder / "data", "zinc", train=2, good=1, bad=1)
+    (folder / "data" / "zinc" / "train" / "good" / "001.png").write_bytes(b"")
+    parts.write_category(folder / "lone", "tile", train=1, good=1, bad=0)
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed, and run.json tells the commit")
+    for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "x"]):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], cwd=folder, check=True)
+
+    def run(verb: str, root: str, *more: str, code: int = 0) -> Path:
+        options = ["--root", root, "--set", "preprocess.size=64", "--json", *more]
+        result = CliRunner().invoke(app, [verb, "--dataset", "mvtec", "--model", "patchcore", *options])
+        assert result.exit_code == code, result.stderr
+        return folder / json.loads(result.stdout)["run"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        limits = ("--set", "gate.image_auroc.min=0.5", "--set", "gate.category.tile.image_auroc.min=1.01")
+        return [run("bench", "data", *limits, code=1), run("bench", "lone"), run("fit", "lone")]
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finished, name):
+    schema = kept(name)
+    found = [document for run in (*all_kinds, finished) for document in documents(run, name)]
+    assert len(found) >= {"run": 4, "metrics": 7, "gate": 1, "thresholds": 4, "timing": 7}[name]
+    for document in found:
+        assert problems(document, schema) == []
+    written = set().union(*(used(schema, document) for document in found))
+    assert properties(schema) - written == set()
+
+
+def test_lines_of_score_are_valid_and_every_property_is_written(uadctl, finished, tmp_path):
+    schema = kept("score")
+    parts.write(tmp_path / "new" / "bad.png", parts.scratched(901)[0])
+    (tmp_path / "new" / "broken.png").write_bytes(b"")
+    odd = parts.write(tmp_path / "new" / "odd.png", parts.surface(900))
+    odd.rename(os.fsdecode(os.fsencode(odd.parent) + b"/caf\xe9.png"))
+    lines = uadctl("score", finished, "new", "--json", "--maps", "maps", code=1).lines
+    assert len(lines) == 3
+    for line in lines:
+        assert problems(line, schema) == []
+    written = set().union(*(used(schema, line) for line in lines))
+    assert properties(schema) - written == set()
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
+    schema = kept(name)
+    document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
+    assert problems({**document, "banana": 1}, schema) != []
+    for key in document:
+        assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
+    assert problems({**document, "schema": 2}, schema) != []
+
+
+def test_a_key_deep_inside_would_be_seen(finished):
+    run = documents(finished, "run")[0]
+    run["machine"]["banana"] = 1
+    assert problems(run, kept("run")) == ["$.machine"]
+    metrics = documents(finished, "metrics")[0]
+    metrics["results"]["tile"]["vision_patchcore"]["0"]["counts"]["banana"] = 1
+    assert problems(metrics, kept("metrics")) != []
+
+
+def test_every_record_says_what_it_is():
+    seen = 0
+    for name in FILES:
+        for record, schema in kept(name)["$defs"].items():
+            assert schema["description"], record
+            seen += 1
+    assert seen >= 15

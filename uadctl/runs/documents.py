@@ -1,0 +1,392 @@
+"""What stands in the JSON files of a run folder: a record for each, from which its JSON Schema is made.
+
+The stages write plain dicts; the tests hold what they write against these schemas, so that a key without a line here is
+found. Every key is always there unless its line says otherwise, and there are no others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import inspect as types
+
+from uadctl.runs.fitted import PixelScale
+from uadctl.runs.folder import RunStatus
+from uadctl.runs.gate import Checked
+from uadctl.spec.schema import DRAFT
+from uadctl.spec.signature import _documented
+from uadctl.thresholds import Threshold
+
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+SeedName = Annotated[str, Meta(pattern="^[0-9]+$")]
+
+
+class Document(Struct, kw_only=True):
+    """A JSON file of a run folder.
+
+    schema: version of this form; another number is another form.
+    """
+
+    schema: Literal[1]
+
+
+class Machine(Struct, kw_only=True):
+    """What a run was made on.
+
+    cores: logical processors of the machine; null where the system does not tell.
+    """
+
+    system: str
+    architecture: str
+    processor: str
+    cores: int | None
+
+
+class Git(Struct, kw_only=True):
+    """The work tree that the run was started in.
+
+    changed: tracked files differ from the commit.
+    """
+
+    commit: str
+    changed: bool
+
+
+class Fingerprint(Struct, kw_only=True):
+    """Two runs with equal fingerprints saw the same data.
+
+    sha256: over names, splits, labels and bytes of all images and masks.
+    files: images and masks.
+    bytes: of all of them.
+    """
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    files: Count
+    bytes: Count
+
+
+class FailedUnit(Struct, kw_only=True):
+    """A unit that ended in an error.
+
+    label: of the model.
+    """
+
+    category: str
+    label: str
+    seed: Count
+    error: str
+
+
+class RunDocument(Document, kw_only=True):
+    """run.json: what a run was made with.
+
+    status: "started" while it works or if it was killed, "interrupted" by Ctrl-C or SIGTERM, "failed" if a unit did.
+    verb: the command that made it.
+    name: from [run] name.
+    hash: 8 hex digits of the SHA-256 of the filled spec without run.dir and dataset.root.
+    seed: from [run] seed.
+    started: when it was begun, UTC.
+    resumed: when it was gone on with.
+    finished: when it ended, null before.
+    versions: of uadctl, Python and the packages that numbers depend on; null for one that is not installed.
+    git: null outside of a work tree.
+    notes: what the user was told of how the spec was read.
+    warnings: what the user was told while it worked.
+    data: by category.
+    models: by label and category: the detector's own facts, such as its backbone, the origin of its weights, its
+        device and the size of its memory bank.
+    failed: the units that ended in an error.
+    """
+
+    status: RunStatus
+    verb: Literal["bench", "fit"]
+    name: str
+    hash: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+    seed: Count
+    started: Time
+    resumed: list[Time]
+    finished: Time | None
+    versions: dict[str, str | None]
+    machine: Machine
+    git: Git | None
+    notes: list[str]
+    warnings: list[str]
+    data: dict[str, Fingerprint]
+    models: dict[str, dict[str, dict[str, Any]]]
+    failed: list[FailedUnit]
+
+
+class Counts(Struct, kw_only=True):
+    """How many images, pixels and regions the metrics rest on.
+
+    images: test images with a label and a score.
+    normal_images, defect_images: of these.
+    alarms: of these, those at or above the threshold; absent without a threshold.
+    train_images: learned from.
+    broken_images: of train and test, left out with on_error = "skip".
+    pixel_images: with a mask; this and the next absent without pixel metrics.
+    pixels, defect_pixels: of these images, without those left out.
+    regions: 8-connected defects in their masks.
+    pixels_left_out: cut off by a crop.
+    regions_left_out: of which no pixel is left.
+    defect_images_without_mask: left out of the pixel metrics; absent without them.
+    """
+
+    images: Count
+    normal_images: Count
+    defect_images: Count
+    alarms: Count | UnsetType = UNSET
+    train_images: Count
+    broken_images: Count
+    pixel_images: Count | UnsetType = UNSET
+    pixels: Count | UnsetType = UNSET
+    defect_pixels: Count | UnsetType = UNSET
+    regions: Count | UnsetType = UNSET
+    pixels_left_out: Count | UnsetType = UNSET
+    regions_left_out: Count | UnsetType = UNSET
+    defect_images_without_mask: Count | UnsetType = UNSET
+
+
+class Measured(Struct, kw_only=True):
+    """A unit that was measured.
+
+    metrics: by name; null where undefined.
+    reasons: why, for exactly the names that are null.
+    """
+
+    success: Annotated[bool, Meta(extra_json_schema={"const": True})]
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+    counts: Counts
+
+
+class Failed(Struct, kw_only=True):
+    """A unit that ended in an error; error.txt beside it has the traceback."""
+
+    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    error: str
+
+
+class UnitMeasured(Measured, kw_only=True):
+    """metrics.json of a unit that was measured.
+
+    schema: version of this form; another number is another form.
+    """
+
+    schema: Literal[1]
+
+
+class UnitFailed(Failed, kw_only=True):
+    """metrics.json of a unit that ended in an error.
+
+    schema: version of this form; another number is another form.
+    """
+
+    schema: Literal[1]
+
+
+# The two cannot be told apart by a type, which msgspec asks of a union.
+_Cell = Annotated[Any, Meta(extra_json_schema={"anyOf": [{"$ref": "#/$defs/Measured"}, {"$ref": "#/$defs/Failed"}]})]
+
+
+class MetricsDocument(Document, kw_only=True):
+    """metrics.json of a run: every unit's metrics, and the means.
+
+    results: by category, label and seed.
+    means: by label: over the categories; null unless every one defines the metric. Counts have none.
+    """
+
+    results: dict[str, dict[str, dict[SeedName, _Cell]]]
+    means: dict[str, dict[str, float | None]]
+
+
+class GateDocument(Document, kw_only=True):
+    """gate.json of a run whose spec has a gate.
+
+    passed: every limit holds.
+    limits: how many there are.
+    broken: those that do not hold.
+    """
+
+    passed: bool
+    limits: Count
+    broken: list[Checked]
+
+
+class ThresholdsDocument(Document, kw_only=True):
+    """thresholds.json of a unit: its image threshold, its pixel scale, and the normal scores they come from.
+
+    pixel: null where no calibration map was made.
+    scores: of normal images that the model does not contain, ascending.
+    """
+
+    image: Threshold
+    pixel: PixelScale | None
+    scores: list[float]
+
+
+class Timing(Struct, kw_only=True):
+    """What a unit cost. The keys from score_seconds on are absent where only `fit` was done.
+
+    fit_seconds: decoding, features, coreset and calibration.
+    train_images: learned from.
+    model_bytes: of the folder model/.
+    score_seconds: all of scoring, with maps and overlays written.
+    test_images: scored.
+    images_per_second: test_images in score_seconds; null without test images, as the next two.
+    ms_per_image_p50, ms_per_image_p95: one image's decoding, its share of its batch's network and neighbour search,
+        and its map.
+    peak_memory_bytes: the most that the process has held so far; null where the system does not tell.
+    """
+
+    fit_seconds: Seconds
+    train_images: Count
+    model_bytes: Count
+    score_seconds: Seconds | UnsetType = UNSET
+    test_images: Count | UnsetType = UNSET
+    images_per_second: Seconds | UnsetType | None = UNSET
+    ms_per_image_p50: Seconds | UnsetType | None = UNSET
+    ms_per_image_p95: Seconds | UnsetType | None = UNSET
+    peak_memory_bytes: Count | UnsetType | None = UNSET
+
+
+class UnitTiming(Timing, kw_only=True):
+    """timing.json of a unit.
+
+    schema: version of this form; another number is another form.
+    """
+
+    schema: Literal[1]
+
+
+class TimedUnit(Timing, kw_only=True):
+    """What one unit of a run cost.
+
+    label: of the model.
+    """
+
+    category: str
+    label: str
+    seed: Count
+
+
+class TimingDocument(Document, kw_only=True):
+    """timing.json of a run.
+
+    units: those that were finished.
+    peak_memory_bytes: the most that the process held; null where the system does not tell.
+    """
+
+    units: list[TimedUnit]
+    peak_memory_bytes: Count | None
+
+
+DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
+    "run": (RunDocument,),
+    "metrics": (MetricsDocument, UnitMeasured, UnitFailed),
+    "gate": (GateDocument,),
+    "thresholds": (ThresholdsDocument,),
+    "timing": (TimingDocument, UnitTiming),
+}
+"""By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's."""
+
+_BESIDE: Final = (Measured, Failed)
+
+
+def document_schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of NAME.json, NAME being a key of `DOCUMENTS`."""
+    return records_schema(f"{name}.json of uadctl", DOCUMENTS[name])
+
+
+def records_schema(title: str, records: tuple[type, ...]) -> dict[str, Any]:
+    """The JSON Schema of a document that has the form of one of `records`.
+
+    records: Structs and dataclasses as msgspec encodes them. What their docstrings say of a field ("name: meaning")
+    becomes its description. A field with a default is written all the same, so it is required; one that may be UNSET
+    is not.
+    """
+    forms, found = msgspec.json.schema_components([*records, *_BESIDE], ref_template="#/$defs/{name}")
+    classes = {cls.__name__: cls for record in (*records, *_BESIDE) for cls in _classes(types.type_info(record))}
+    parts = {key: _closed(part, classes[key]) if key in classes else part for key, part in found.items()}
+    main = list(forms[: len(records)])
+    reachable = _reachable(main, parts)
+    return {
+        "$schema": DRAFT,
+        "$comment": "Written by: uadctl schema --write specs",
+        "title": title,
+        **(main[0] if len(main) == 1 else {"anyOf": main}),
+        "$defs": {key: parts[key] for key in sorted(reachable)},
+    }
+
+
+def _closed(part: dict[str, Any], record: type) -> dict[str, Any]:
+    """The schema of one record: nothing but its keys, each with its meaning."""
+    meanings = _meanings(record, part["properties"])
+    required = set(part.get("required", ()))
+    properties: dict[str, Any] = {}
+    for key, value in part["properties"].items():
+        if "default" in value:
+            required.add(key)
+        told = {k: v for k, v in value.items() if k != "default"}
+        properties[key] = {"description": meanings[key], **told} if key in meanings else told
+    return {
+        "type": "object",
+        "description": (inspect.getdoc(record) or "").partition("\n\n")[0].replace("\n", " "),
+        "properties": properties,
+        "required": [key for key in properties if key in required],
+        "additionalProperties": False,
+    }
+
+
+def _meanings(record: type, fields: Iterable[str]) -> dict[str, str]:
+    """What the docstrings of a record and its bases say of each field. A line may say more than one: "a: …. b: …"."""
+    start = re.compile(rf"(?<=\.)\s+({'|'.join(fields)}):\s+")
+    found: dict[str, str] = {}
+    for cls in reversed(record.__mro__):
+        if not cls.__module__.startswith("uadctl."):
+            continue
+        for name, text in _documented(cls).items():
+            first, *others = start.split(re.sub(r"\bNone\b", "null", text))
+            found |= {name: first, **dict(zip(others[::2], others[1::2], strict=True))}
+    return found
+
+
+def _classes(wanted: types.Type) -> set[type]:
+    """The records in a type, itself and all that it holds."""
+    match wanted:
+        case types.Metadata():
+            return _classes(wanted.type)
+        case types.StructType() | types.DataclassType():
+            return {wanted.cls}.union(*(_classes(f.type) for f in wanted.fields))
+        case types.UnionType():
+            return set[type]().union(*map(_classes, wanted.types))
+        case types.DictType():
+            return _classes(wanted.value_type)
+        case types.CollectionType():
+            return _classes(wanted.item_type)
+        case _:
+            return set()
+
+
+def _reachable(value: object, parts: dict[str, Any]) -> set[str]:
+    """The names of the parts that a schema refers to, directly or through others."""
+    found: set[str] = set()
+    todo = [value]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, list):
+            todo += node
+        elif isinstance(node, dict):
+            todo += node.values()
+            name = str(node.get("$ref", "")).rpartition("/")[2]
+            if name and name not in found:
+                found.add(name)
+                todo.append(parts[name])
+    return found
