@@ -305,6 +305,32 @@ def test_resuming_keeps_earlier_warnings(uadctl, small, one_category, monkeypatc
     assert set(document(run, "run.json")["data"]) == {"tile", "zinc"}
 
 
+def test_a_run_is_not_resumed_on_other_images(uadctl, small, one_category, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    parts.write_category(one_category, "zinc")
+    fit, done = PatchCore.fit, []
+
+    def once(self, images, **kwargs):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return fit(self, images, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchCore, "fit", once)
+        uadctl("bench", *small, code=130)
+    file = one_category / "tile/train/good/000.png"
+    kept = file.read_bytes()
+    parts.write(file, parts.surface(77))
+    ended = uadctl("bench", *small, "--resume", code=2)
+    assert ended.err.endswith(
+        ": cannot be resumed: the images of tile are not those that it began with\n  Start a new run.\n"
+    )
+    file.write_bytes(kept)
+    assert uadctl("bench", *small, "--resume").code == 0
+
+
 def test_nothing_to_resume_is_an_error_of_use(uadctl, small):
     ended = uadctl("bench", *small, "--resume", code=2)
     assert ended.err.startswith("error: nothing to resume: no unfinished run of this spec")
@@ -540,4 +566,4 @@ def test_dry_run_opens_no_image_and_makes_no_folder(uadctl, small, one_category,
     }
     assert ended.json["models"]["vision_patchcore"]["weights"] == "package"
     assert not (tmp_path / "runs").exists()
-    assert "1 units; nothing was run." in uadctl("bench", *small, "--dry-run").out
+    assert "1 unit; nothing was run." in uadctl("bench", *small, "--dry-run").out

@@ -104,7 +104,7 @@ def test_an_unset_variable_is_named(uadctl, monkeypatch, tmp_path):
         (["--model-kwargs", "[1]"], "error: --model-kwargs: expected a JSON object, found a list: "),
         (["--model-kwargs", "{"], "error: --model-kwargs is not valid JSON: "),
         (["--model-kwargs", '{"coreset": 1}'], "did you mean coreset_ratio"),
-        (["--set", "model.params.coreset_ratio=0.0"], "coreset_ratio (=0.0) must lie in (0, 1]"),
+        (["--set", "model.params.coreset_ratio=0.0"], "model.params.coreset_ratio=0.0: must lie in (0, 1]"),
         (["--set", "model.params.backbone=resnet19"], "no such backbone; did you mean resnet"),
         (["--checkpoint-path", "m.ckpt"], "vision_patchcore takes no checkpoint"),
         (["--set", "metrics.pixels=false"], "did you mean pixel"),
@@ -179,6 +179,16 @@ def test_a_file_name_cannot_forge_a_message(uadctl, small, one_category):
 def test_dry_run_checks_weights_files_and_libraries(uadctl, small, monkeypatch):
     ended = uadctl("bench", *small, "--dry-run", "--set", "model.params.weights=absent.pth", code=2)
     assert "absent.pth: no such weights file" in ended.err
+    monkeypatch.setenv("UADCTL_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", "nowhere")
+    ended = uadctl("bench", *small, "--dry-run", "--set", "model.params.backbone=resnet18", code=2)
+    assert "resnet18-f37072fd.pth are not on this machine, and UADCTL_OFFLINE is set" in ended.err
+    Path("text.pth").write_text("no weights")
+    ended = uadctl("bench", *small, "--set", "model.params.weights=text.pth", code=2)
+    assert ended.err.startswith(
+        f"error: {Path('text.pth').absolute()}: cannot be read as a state dict (UnpicklingError)\n"
+    )
+    assert not Path("runs").exists()
     monkeypatch.setitem(sys.modules, "faiss", None)
     ended = uadctl("bench", *small, "--dry-run", "--set", "model.params.knn_backend=faiss", code=2)
     assert "pip install 'uadctl[faiss]'" in ended.err
@@ -194,9 +204,43 @@ def test_several_wrong_ranges_are_several_lines(uadctl, small):
     given = ["--set", "model.params.coreset_ratio=0.0", "--set", "model.params.sigma=-1.0"]
     ended = uadctl("bench", *small, *given, code=2)
     assert [line for line in ended.err.splitlines() if line.startswith("error: ")] == [
-        "error: [model] vision_patchcore: coreset_ratio (=0.0) must lie in (0, 1]",
-        "error: [model] vision_patchcore: sigma (=-1.0) must be at least 0",
+        "error: --set model.params.coreset_ratio=0.0: must lie in (0, 1]",
+        "error: --set model.params.sigma=-1.0: must be at least 0",
     ]
+
+
+def test_values_out_of_range_have_their_lines(uadctl, tmp_path):
+    (tmp_path / "s.toml").write_text(
+        '[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n[model.params]\nsigma = -1\nbackbone = "resnet19"\n'
+    )
+    lines = uadctl("bench", "s.toml", code=2).err.splitlines()
+    assert lines[0] == "error: s.toml:6: [model.params] sigma = -1: must be at least 0"
+    assert lines[1].startswith('error: s.toml:7: [model.params] backbone = "resnet19": no such backbone; did you mean ')
+
+
+def test_the_table_fits_80_columns_and_breaks_no_name(uadctl, one_category, small, monkeypatch):
+    parts.write_category(one_category, "brushed_metal")
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = uadctl("bench", *small).out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert sum(line.startswith(" brushed_metal ") for line in lines) == 2
+    assert not any(line != line.rstrip() for line in lines)
+
+
+def test_bare_program_prints_its_help_and_ends_with_2(uadctl):
+    ended = uadctl(code=2)
+    assert ended.err.startswith("Usage: ")
+    assert "Exit codes: " in ended.err
+    assert ended.out == ""
+
+
+def test_resume_and_fit_say_what_they_need(uadctl):
+    assert uadctl("bench", "--resume", code=2).err.startswith("error: --resume: which run?\n")
+    assert uadctl("fit", code=2).err.startswith("error: nothing to learn from: give a SPEC, --good DIR, or --dataset\n")
+
+
+def test_a_tag_that_no_model_has_is_said(uadctl):
+    assert uadctl("models", "list", "--tag", "foo").err == "warning: no model has every one of the tags: foo\n"
 
 
 def test_help_has_a_line_for_each_data_set(uadctl):

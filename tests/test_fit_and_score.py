@@ -35,8 +35,10 @@ def test_fit_on_a_folder_of_good_images_then_score(uadctl, tmp_path, new):
         parts.write(tmp_path / "good" / f"{i}.png", parts.surface(i))
     ended = uadctl("fit", "--good", "good")
     run = ended.out.splitlines()[1].removeprefix("run: ")
+    threshold = load_run(run, device="cpu").calibration.image.value
     assert ended.out.splitlines() == [
-        "done: good · vision_patchcore · seed 0",
+        f"done: good · vision_patchcore · seed 0: threshold {threshold:.4f}, for 0.01 false alarms, from 6 leave-one-out "
+        "scores (so few that it lies above all of them)",
         f"run: {run}",
         f"next: uadctl score {run} IMAGE…",
     ]
@@ -54,7 +56,9 @@ def test_fit_on_a_folder_of_good_images_then_score(uadctl, tmp_path, new):
 def test_fit_keeps_models_and_thresholds_and_no_metrics(uadctl, small):
     found = uadctl("fit", *small, "--json").json
     run = Path(found["run"])
-    assert found["units"] == [{"category": "tile", "label": "vision_patchcore", "seed": 0, "status": "done"}]
+    (unit,) = found["units"]
+    assert (unit["category"], unit["label"], unit["seed"], unit["status"]) == ("tile", "vision_patchcore", 0, "done")
+    assert unit["threshold"]["n"] == 6
     files = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     unit = "units/tile/vision_patchcore/0"
     assert files == {"spec.toml", "run.json", "timing.json"} | {
@@ -169,6 +173,8 @@ def test_a_spec_stands_for_its_newest_finished_run(uadctl, small, new, tmp_path)
     spec.write_bytes((run / "spec.toml").read_bytes())
     by_spec = uadctl("score", spec, new / "a_good.png", "--json").out
     assert by_spec == uadctl("score", run, new / "a_good.png", "--json").out
+    told = uadctl("score", spec, new / "a_good.png").err
+    assert told == f"note: {spec} stands for its newest finished run, {run}\n"
     other = spec.with_name("other.toml")
     other.write_text(spec.read_text().replace("seed = 0", "seed = 7"))
     ended = uadctl("score", other, new, code=2)
@@ -244,6 +250,25 @@ def test_broken_files_keep_their_place_among_good_ones(finished, new):
     assert [x.status for x in lines] == ["ok" if i % 5 == 0 else "error" for i in range(40)]
 
 
+def test_images_are_never_written_over(uadctl, finished, new):
+    before = {p: p.read_bytes() for p in new.rglob("*") if p.is_file()}
+    for option in ("--maps", "--masks"):
+        ended = uadctl("score", finished, new, option, new, code=2)
+        assert ended.err.startswith(f"error: {option} {new}: lies inside {new}, which is scored\n")
+        assert "lies inside" in uadctl("score", finished, new, option, new / "deeper" / "out", code=2).err
+    ended = uadctl("score", finished, new / "a_good.png", "--masks", new, code=2)
+    assert ended.err.startswith(f"error: --masks {new}: would write over {new}/a_good.png, which is scored\n")
+    assert {p: p.read_bytes() for p in new.rglob("*") if p.is_file()} == before
+    uadctl("score", finished, new / "a_good.png", "--maps", new)
+    assert (new / "a_good.tiff").is_file()
+
+
+def test_a_score_printed_for_people_given_back_is_anomalous_too(uadctl, finished, new):
+    image = new / "a_good.png"
+    printed = uadctl("score", finished, image).out.split()[1]
+    assert uadctl("score", finished, image, "--threshold", printed).out.startswith("anomaly ")
+
+
 def test_odd_images_are_scored_or_have_a_reason(uadctl, finished, tmp_path):
     folder = tmp_path / "odd"
     parts.write(folder / "1x1.png", np.zeros((1, 1, 3), np.uint8))
@@ -301,4 +326,7 @@ def test_good_goes_without_a_spec(uadctl, small, tmp_path):
     ended = uadctl("fit", "--good", "good", "--root", "x", code=2)
     assert ended.err == "error: --good names the images; it goes without a spec, --dataset and --root\n"
     assert uadctl("fit", "--good", "nowhere", code=2).err == "error: --good nowhere: no such folder\n"
-    assert uadctl("fit", "--good", "good", code=2).err.startswith("error: ")
+    assert uadctl("fit", "--good", "good", code=2).err == "error: --good good: no images in this folder\n"
+    image = parts.write(tmp_path / "good" / "0.png", parts.surface(0))
+    assert uadctl("fit", "--good", image, code=2).err == f"error: --good {image}: is a file, expected a folder\n"
+    assert uadctl("fit", "--good", "good", "--good", "good", code=2).err.startswith("error: --good is given twice\n")

@@ -448,7 +448,7 @@ def test_damage_is_named(make_run, tmp_path, uadctl):
         f"error: {unit / 'thresholds.json'}: damaged: Expected `float | null`, got `str` - at `$.image.value`\n"
     )
     ended = uadctl("report", tmp_path / "nothing", code=2)
-    assert ended.err.startswith(f"error: {tmp_path / 'nothing'}: not a run folder: spec.toml and run.json are expected")
+    assert ended.err == f"error: {tmp_path / 'nothing'}: no such run folder or spec\n"
 
 
 def test_a_damaged_overlay_and_a_missing_one_do_not_stop_the_page(make_run):

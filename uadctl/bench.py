@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uadctl.errors import DataError
+from uadctl.errors import DataError, RunError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
 from uadctl.imaging.files import read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
@@ -77,11 +77,18 @@ def _bench(
     plan: Plan, run: RunFolder, previous: dict[str, Any] | None, notes: Sequence[str], progress: Progress
 ) -> BenchResult:
     spec = plan.spec
-    driver = Driver(run, verb="bench", notes=notes, previous=previous)
     samples = {c.category: (*c.train, *c.dataset.validation, *c.test) for c in plan.cells}
     fingerprint = functools.cache(lambda category: provenance.fingerprint(samples[category]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
+
+    for category, known in (previous or {}).get("data", {}).items():
+        if category in samples and fingerprint(category) != known:
+            raise RunError(
+                f"{run.path}: cannot be resumed: the images of {category} are not those that it began with",
+                help="Start a new run.",
+            )
+    driver = Driver(run, verb="bench", notes=notes, previous=previous)
 
     def work(unit: UnitFolder) -> None:
         facts = _bench_cell(spec, cells[unit.path], unit, driver, progress)
@@ -200,6 +207,8 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
     with progress.task(f"metrics {cell.category} · {cell.model.label}", 1, unit="categories") as task:
         measured = tested.metrics()
         task.advance()
+    if measured.metrics["image_auroc"] is None:
+        warn(f"{cell.category}: image AUROC is undefined, {_one_sided(measured.counts)}. Written as null.")
     unit.write_scores(tested.rows)
     unit.write(
         "metrics",
@@ -207,6 +216,13 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
     )
     unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
     return trained.detector.facts()
+
+
+def _one_sided(counts: Mapping[str, int]) -> str:
+    """Why image scores cannot be ranked: images of one kind only."""
+    if counts["defect_images"]:
+        return f"the test split has no normal image ({counts['defect_images']} with defects)"
+    return f"the test split has no defect image ({counts['normal_images']} normal)"
 
 
 class _Tested:

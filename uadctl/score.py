@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from uadctl.errors import DataError, RunError
+from uadctl.errors import DataError, RunError, SpecError
 from uadctl.imaging.files import list_images, write_map, write_png
 from uadctl.imaging.maps import regions
 from uadctl.inference import stream, use_threads
@@ -110,13 +110,15 @@ def score(
     threshold: in place of the run's own.
     maps: folder for float32 TIFF maps of each file's size. masks: folder for PNG masks, 255 where the map reaches the
         run's pixel threshold.
-    Raises DataError for a folder without images, RunError if masks are asked of a run without a pixel threshold.
+    Raises DataError for a folder without images, RunError if masks are asked of a run without a pixel threshold,
+    SpecError if maps or masks would be written over the images, or into a folder that is scored.
     """
     progress = progress or Silent()
     sources = find_sources(images)
     pixel = fitted.calibration.pixel
     if masks is not None and pixel is None:
         raise RunError("--masks needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
+    _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
     use_threads(threads)
     limit = fitted.calibration.image.value if threshold is None else threshold
     found = stream(
@@ -149,6 +151,24 @@ def score(
                     path_b64=exact,
                 )
             task.advance()
+
+
+def _keep_inputs(images: Sequence[str], sources: Sequence[Source], outputs: dict[str, tuple[str | None, str]]) -> None:
+    """Refuse outputs that would replace an image, or be taken for one the next time its folder is scored."""
+    folders = [Path(image).resolve() for image in images if Path(image).is_dir()]
+    files = {Path(source.path).resolve() for source in sources}
+    for option, (folder, suffix) in outputs.items():
+        if folder is None:
+            continue
+        target = Path(folder).resolve()
+        inside = next((f for f in folders if target.is_relative_to(f)), None)
+        if inside is not None:
+            raise SpecError(f"--{option} {folder}: lies inside {inside}, which is scored", help="Name another folder.")
+        for source in sources:
+            if target / f"{source.stem}{suffix}" in files:
+                raise SpecError(
+                    f"--{option} {folder}: would write over {source.path}, which is scored", help="Name another folder."
+                )
 
 
 def _reason(error: DataError | None, path: str) -> str:

@@ -79,7 +79,8 @@ app = typer.Typer(
     help="Find defects on images having seen only good parts.",
     epilog="Exit codes: 0 done, 1 failed at run time, 2 something to fix in the command, spec, data or installation, "
     "3 a gate failed, 4 an anomaly was found (score --fail-on-anomaly), 130 interrupted.",
-    no_args_is_help=True,
+    no_args_is_help=False,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -95,11 +96,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Find defects on images having seen only good parts."""
+    if context.invoked_subcommand is None:
+        screen.write(context.get_help())
+        raise typer.Exit(2)
 
 
 # \b keeps the lines of a paragraph of help apart.

@@ -67,14 +67,20 @@ def bench(
     """Fit, score and measure every category and model of a spec.
 
     Example: uadctl bench specs/demo.toml
+
     Without a spec: uadctl bench --dataset mvtec --root DIR --category bottle --model vision_patchcore
 
     Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken; 1 wins.
     """
     screen.configure(quiet=quiet, debug=debug)
     o.check_outputs(file=("--output", output))
+    o.check_outputs(file=("--junit", junit))
     if resume and spec is not None and Path(spec).is_dir() and run_dir is not None:
         raise SpecError("--run-dir has no effect on --resume RUN: the run goes on where it lies")
+    if resume and spec is None and dataset is None:
+        raise SpecError(
+            "--resume: which run?", help="uadctl bench --resume RUN, or the bench's own command and --resume"
+        )
     overrides = Overrides(
         set=tuple(set_ or ()),
         dataset=dataset,
@@ -164,7 +170,7 @@ def _print_results(result: BenchResult, spec: RunSpec) -> None:
         for label, means in result.metrics["means"].items():
             name = f"mean · {label}" if len(spec.models) > 1 else "mean"
             rows.append([name, *(_number(means.get(k)) for _, k in columns), "", ""])
-    print_table(("category", *(h for h, _ in columns), "missed", "false\nalarms"), rows, text_columns=1)
+    print_table(("category", *(h for h, _ in columns), "missed", "false\nalarms"), rows, text_columns=1, wrap=False)
     for reason, names in reasons.items():
         print_lines(f"{reason} ({', '.join(names)})")
     _print_costs(result, several=len(spec.models) > 1)
@@ -195,15 +201,16 @@ def _print_costs(result: BenchResult, *, several: bool) -> None:
         for t in result.timing["units"]
     ]
     if rows:
+        print_lines("")
         headings = ("category", "fit s", "ms/image\np50", "ms/image\np95", "images\n/s", "model\nMB", "peak\nMB")
-        print_table(headings, rows, text_columns=1)
+        print_table(headings, rows, text_columns=1, wrap=False)
 
 
 def _megabytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.0f}"
 
 
-def _number(value: float | None, digits: int = 4) -> str:
+def _number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -241,8 +248,9 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
         print_lines(json.dumps({"schema": 1, "models": models, "units": units}, allow_nan=False))
         return
     headings = ("category", "label", "seed", "train", "validation", "test\ngood", "test\ndefect")
-    print_table(headings, [[str(v) for v in u.values()] for u in units], text_columns=2)
+    print_table(headings, [[str(v) for v in u.values()] for u in units], text_columns=2, wrap=False)
     for label, model in models.items():
         params = ", ".join(f"{k} = {v}" for k, v in model["params"].items())
-        print_lines(f"{label}: {model['name']}({params})\n  weights: {model['weights']}")
-    print_lines(f"{len(units)} units; nothing was run.")
+        name = label if label == model["name"] else f"{label}: {model['name']}"
+        print_lines(f"{name}({params})\n  weights: {model['weights']}")
+    print_lines(f"{len(units)} {'unit' if len(units) == 1 else 'units'}; nothing was run.")

@@ -5,6 +5,7 @@ The only module that imports rich, and only when used.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from uadctl.progress import Silent, Task
 from uadctl.spec.values import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as RichProgress
 
 # A folder with 100,000 broken files must not fill a log.
@@ -56,10 +56,10 @@ class Screen:
         if shown:
             self.write("\n".join(shown))
 
-    def note(self, text: str) -> None:
-        """A warning about how the command was understood."""
+    def note(self, text: str, *, kind: str = "warning") -> None:
+        """How the command was understood, where that may surprise."""
         if not self.quiet:
-            self.message("warning", text)
+            self.message(kind, text)
 
     def close(self) -> None:
         """Say how much was kept back."""
@@ -167,7 +167,7 @@ def _bars(device: str | None) -> RichProgress:
 
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         Rate(),
         TimeRemainingColumn(),
@@ -186,36 +186,41 @@ def _device_text(device: str | None) -> str:
     return f"{device} {torch.cuda.memory_allocated(device) / 2**30:.1f} GiB"
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int) -> None:
-    """A table on stdout. The first `text_columns` columns hold words and may wrap;
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int, wrap: bool = True
+) -> None:
+    """A table on stdout. The first `text_columns` columns hold words, the others numbers, which are never broken.
 
-    the others hold numbers and never do.
+    wrap: whether words may be, so that the table fits the terminal; names that somebody will copy should not.
     """
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, heading in enumerate(headings):
         words = i < text_columns
+        broken = words and wrap
         table.add_column(
-            Text(heading), justify="left" if words else "right", no_wrap=not words, overflow="fold", vertical="top"
+            Text(heading), justify="left" if words else "right", no_wrap=not broken, overflow="fold", vertical="top"
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    _stdout().print(table)
+    # rich knows the terminal's width, and $COLUMNS; in a pipe without either nothing needs to fit.
+    width = Console().width if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
+    if not wrap:
+        width = max(width, Console(width=1000).measure(table).maximum)
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    print_lines("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines() if line.strip()))
 
 
 def print_lines(text: str) -> None:
     """Plain text on stdout, as it is."""
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()
-
-
-def _stdout() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
 
 
 screen = Screen()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,14 +13,18 @@ from uadctl.cli import options as o
 from uadctl.cli.bench import print_plan
 from uadctl.cli.console import print_lines, screen
 from uadctl.errors import SpecError
+from uadctl.imaging.listing import list_images
 from uadctl.spec import Overrides, read_spec
 from uadctl.spec.grammar import name_from
+
+if TYPE_CHECKING:
+    from uadctl.runs.folder import UnitFolder
 
 
 def fit(
     spec: o.SpecArgument = None,
     good: Annotated[
-        str | None, typer.Option("--good", metavar="DIR", help="A folder of good images, in place of a spec.")
+        list[str] | None, typer.Option("--good", metavar="DIR", help="A folder of good images, in place of a spec.")
     ] = None,
     set_: o.Set = None,
     dataset: o.DatasetOption = None,
@@ -45,14 +50,25 @@ def fit(
     """
     screen.configure(quiet=quiet, debug=debug)
     settings = list(set_ or ())
-    if good is not None:
+    if good:
         if spec is not None or dataset is not None or root is not None:
             raise SpecError("--good names the images; it goes without a spec, --dataset and --root")
-        if not Path(good).is_dir():
-            raise SpecError(f"--good {good}: no such folder")
-        dataset, root, model = "folder", good, model or "vision_patchcore"
-        name = name_from(Path(good).resolve().name)
+        if len(good) > 1:
+            raise SpecError(
+                "--good is given twice", help="Put the images into one folder; its sub-folders are read too."
+            )
+        folder = Path(good[0])
+        if not folder.is_dir():
+            raise SpecError(
+                f"--good {folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}"
+            )
+        if not list_images(str(folder)):
+            raise SpecError(f"--good {folder}: no images in this folder")
+        dataset, root, model = "folder", str(folder), model or "vision_patchcore"
+        name = name_from(folder.resolve().name)
         settings = [f"run.name={json.dumps(name)}", 'dataset.files.train="**/*"', *settings]
+    elif spec is None and dataset is None:
+        raise SpecError("nothing to learn from: give a SPEC, --good DIR, or --dataset", help="See: uadctl fit --help")
     overrides = Overrides(
         set=tuple(settings),
         dataset=dataset,
@@ -78,14 +94,34 @@ def fit(
 
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
         result = run_fit(reading.spec, progress=progress, notes=reading.notes)
-    units = [{"category": u.category, "label": u.label, "seed": u.seed, "status": u.status} for u in result.run.units()]
+    units: list[dict[str, Any]] = [
+        {"category": u.category, "label": u.label, "seed": u.seed, "status": u.status, "threshold": _threshold(u)}
+        for u in result.run.units()
+    ]
     if json_:
         print_lines(json.dumps({"schema": 1, "run": str(result.run.path), "units": units}, allow_nan=False))
     else:
         for unit in units:
-            print_lines(f"{unit['status']}: {unit['category']} · {unit['label']} · seed {unit['seed']}")
+            told = f": {_told(unit['threshold'])}" if unit["threshold"] is not None else ""
+            print_lines(f"{unit['status']}: {unit['category']} · {unit['label']} · seed {unit['seed']}{told}")
         print_lines(f"run: {result.run.path}")
         if not result.failed:
-            print_lines(f"next: uadctl score {result.run.path} IMAGE…")
+            print_lines(f"next: uadctl score {shlex.quote(str(result.run.path))} IMAGE…")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _threshold(unit: UnitFolder) -> dict[str, Any] | None:
+    """The image threshold of a finished unit, as it stands in its thresholds.json."""
+    if unit.status != "done":
+        return None
+    found: dict[str, Any] = unit.read("thresholds")["image"]
+    return found
+
+
+def _told(threshold: dict[str, Any]) -> str:
+    if threshold["value"] is None:
+        return f"no threshold: {threshold['reason']}"
+    n, alpha = threshold["n"], threshold["alpha"]
+    text = f"threshold {threshold['value']:.4f}, for {alpha:.3g} false alarms, from {n} {threshold['source']} scores"
+    return text if n * alpha >= 1 else f"{text} (so few that it lies above all of them)"

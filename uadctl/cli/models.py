@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from uadctl.cli.complete import complete_model
-from uadctl.cli.console import print_lines, print_table
+from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import BackendMissing, SpecError
 from uadctl.features.weights import available
 from uadctl.spec.registry import BACKBONES, BackboneEntry, ModelEntry, list_models, model_info
@@ -46,6 +46,8 @@ def models(context: typer.Context, tag: Tag = None, json_: Json = False) -> None
 def list_(tag: Tag = None, json_: Json = False) -> None:
     """List the models: name, aliases, what they do, the extra they need."""
     entries = [model_info(name) for name in list_models(tag)]
+    if not entries:
+        screen.note(f"no model has every one of the tags: {', '.join(tag or ())}")
     if json_:
         print_lines(json.dumps([_row(e) for e in entries], ensure_ascii=False))
         return

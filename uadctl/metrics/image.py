@@ -98,7 +98,7 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
     why = {
         "miss_rate": f"there is no defect image ({tn + fp} normal)",
         "false_alarm_rate": f"there is no normal image ({tp + fn} defect)",
-        "precision": f"none of {values.size} images scores at or above the threshold {float(threshold)!r}",
+        "precision": f"none of {values.size} images scores at or above the threshold {float(threshold):.6g}",
     }
     metrics: dict[str, float | int | None] = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     reasons = {}

@@ -12,7 +12,7 @@ from uadctl.errors import ParamError, Problem
 from uadctl.models import base
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
-from uadctl.spec.registry import resolve_backbone
+from uadctl.spec.registry import find_backbone, no_such_backbone, resolve_backbone
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,15 +72,16 @@ class PatchCore:
         seed: int = 0,
         batch_size: int = 16,
     ) -> None:
-        entry = resolve_backbone(backbone)
-        used = entry.layers if layers is None else tuple(layers)
-        unknown = [layer for layer in used if layer not in entry.channels]
+        entry = find_backbone(backbone)
+        channels = () if entry is None else tuple(entry.channels)
+        used = layers if layers is not None else () if entry is None else entry.layers
         wrong = [
             message
             for holds, message in (
+                (entry is not None, f'backbone (="{backbone}"): {no_such_backbone(backbone)}'),
                 (
-                    bool(used) and not unknown and len(set(used)) == len(used),
-                    f"layers (={list(used)}) must be distinct layers of {entry.name}: {', '.join(entry.channels)}",
+                    entry is None or (bool(used) and set(used) <= set(channels) and len(set(used)) == len(used)),
+                    f"layers (={list(used)}) must be distinct layers of {backbone}: {', '.join(channels)}",
                 ),
                 (
                     neighborhood >= 1 and neighborhood % 2 == 1,
@@ -99,10 +100,10 @@ class PatchCore:
             )
             if not holds
         ]
-        if wrong:
+        if wrong or entry is None:
             raise ParamError([Problem(message) for message in wrong])
         self.backbone = entry.name
-        self.layers = used
+        self.layers = tuple(used)
         self.neighborhood = neighborhood
         self.coreset_ratio = coreset_ratio
         self.projection_dim = projection_dim
@@ -141,12 +142,18 @@ class PatchCore:
 
         Raises WeightsError, BackendMissing, SpecError for a device that this machine has not.
         """
-        from uadctl.features.backbone import resolve_device
-        from uadctl.features.weights import find_weights
+        from uadctl.features.backbone import Backbone, resolve_device
+        from uadctl.features.weights import absent, find_weights, offline
         from uadctl.memory import make_index
 
-        if self.pretrained and (download or self.weights_state() != "network"):
-            find_weights(resolve_backbone(self.backbone), path=self.weights)
+        if self.pretrained:
+            entry = resolve_backbone(self.backbone)
+            if self.weights is not None:
+                Backbone(entry.name, layers=self.layers, weights=self.weights)  # raises if it does not fit
+            elif download or self.weights_state() != "network":
+                find_weights(entry)
+            elif offline():
+                raise absent(entry, "UADCTL_OFFLINE is set")
         make_index(self.knn_backend).prepare()
         resolve_device(self.device)
 

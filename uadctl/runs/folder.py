@@ -16,6 +16,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -285,7 +286,9 @@ class RunFolder:
 
 
 def _listing(units: Sequence[UnitFolder]) -> str:
-    return "\n".join(f"--category {u.category} --label {u.label} --seed {u.seed}" for u in units)
+    return "\n".join(
+        f"--category {shlex.quote(u.category)} --label {shlex.quote(u.label)} --seed {u.seed}" for u in units
+    )
 
 
 def find_runs(spec: RunSpec) -> list[RunFolder]:

@@ -35,6 +35,7 @@ from uadctl.spec.signature import (
     merge_checkpoint_path,
     missing_params,
     parse_model_kwargs,
+    range_problems,
     settable_params,
 )
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, printable, shown, take
@@ -912,6 +913,14 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
     for name in missing:
         draft.about(inside, f"{name} is missing: {entry.name} has no default for it")
     if checkpoint_fault or problems or missing or any(value is BAD for value in fitting.values()):
+        return None
+    out_of_range = range_problems(entry.name, fitting)
+    for param, fact in out_of_range:
+        if param is None:
+            draft.about(inside, fact)
+        else:
+            draft.wrong((*inside, param), fact)
+    if out_of_range:
         return None
     for name in entry.path_params:
         if isinstance(fitting.get(name), str) and name in params:

@@ -285,6 +285,27 @@ def _check(entry: ModelEntry, params: Mapping[str, Any], *, objects: bool) -> tu
     return fitting, problems
 
 
+def range_problems(name: str, params: Mapping[str, Any]) -> list[tuple[str | None, str]]:
+    """What the constructor itself has against values of the right type: (parameter or None, fact), all at once.
+
+    Builds the model, which our constructors make cheap; one that needs more than `params` is left alone.
+    """
+    entry = resolve_model(name)
+    try:
+        load_target(entry.target)(**params)
+    except ParamError as error:
+        found: list[tuple[str | None, str]] = []
+        for problem in error.problems:
+            # Constructors say "name (=value) what must hold".
+            match = re.match(r"(\w+) \(=.*?\):? (?=\S)", problem.message)
+            named = match is not None and match[1] in params
+            found.append((match[1], problem.message[match.end() :]) if match and named else (None, problem.message))
+        return found
+    except (TypeError, ValueError, ImportError):
+        return []
+    return []
+
+
 def missing_params(name: str, params: Mapping[str, Any]) -> list[str]:
     """The parameters without a default that are not given; a checkpoint is `check_checkpoint`'s matter."""
     entry = resolve_model(name)
