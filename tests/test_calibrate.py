@@ -348,3 +348,10 @@ def test_stored_scores_need_nothing_heavy(run):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "['numpy']\n"
     assert json.loads(done.stdout)["units"][0]["new"]["alpha"] == 0.5
+
+
+def test_damaged_thresholds_are_named(uadctl, run):
+    file = next(Path(run).glob("units/*/*/*/thresholds.json"))
+    file.write_text('{"schema": 1}')
+    ended = uadctl("calibrate", run, "--alpha", "0.1", code=2)
+    assert ended.err == f"error: {file}: damaged: KeyError: 'pixel'\n"

@@ -501,3 +501,13 @@ def test_junit_without_a_gate_and_where_it_cannot_be_written(tmp_path):
 
 def test_an_empty_verdict_passes():
     assert Verdict(()).passed
+
+
+def test_every_broken_limit_is_a_line_and_stands_in_the_report(uadctl, small):
+    limits = ["--set", "gate.image_auroc.min=1.01", "--set", "gate.pixel_auroc.min=1.01"]
+    ended = uadctl("bench", *small, *limits, "--json", code=3)
+    lines = ended.err.splitlines()
+    assert [line.startswith("error: gate: ") for line in lines] == [True, True]
+    page = Path(uadctl("report", ended.json["run"]).out.strip()).read_text(encoding="utf-8")
+    assert "0 of 2 limits hold:" in page
+    assert page.count("the least allowed is 1.01") == 2

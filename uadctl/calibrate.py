@@ -10,9 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uadctl.errors import DataError, Problem, RunError, SpecError
+from uadctl.errors import DataError, RunError, SpecError, with_help
 from uadctl.progress import Progress, Silent
-from uadctl.runs.fitted import Calibration, PixelScale
+from uadctl.runs.fitted import Calibration, PixelScale, read_calibration
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
 if TYPE_CHECKING:
@@ -72,16 +72,18 @@ def calibrate(
     if alpha is not None and not 0 < alpha < 1:
         raise SpecError(f"alpha is {alpha}; expected a share of good images above 0 and below 1")
     units = run.finished(category=category, label=label, seed=seed)
-    old = [Calibration.from_document(unit.read("thresholds")) for unit in units]
+    old = [read_calibration(unit) for unit in units]
     if good:
         new = _from_images(run, units, old, good, alpha=alpha, device=device, progress=progress)
     else:
         new = [_from_scores(before, alpha) for before in old]
         if not any(after.scores for after in new):
-            reasons = "\n".join(
-                f"{u}: there are no normal scores: {b.image.reason}" for u, b in zip(units, old, strict=True)
+            raise RunError(
+                with_help(
+                    (f"{u}: there are no normal scores: {b.image.reason}" for u, b in zip(units, old, strict=True)),
+                    "Give good images that the model has not learned: --good DIR",
+                )
             )
-            raise RunError(reasons, help="Give good images that the model has not learned: --good DIR")
     results = []
     for unit, before, after in zip(units, old, new, strict=True):
         kept = None if after == before else unit.replace_thresholds(after.document())
@@ -149,7 +151,7 @@ def _from_images(
         fitted = load(unit, device=device or spec.run.device, batch_size=spec.run.batch_size)
         scores: list[float] = []
         pixels = PixelCalibration()
-        problems: list[Problem] = []
+        problems: list[str] = []
         found = stream(
             fitted.detector,
             paths,
@@ -160,15 +162,14 @@ def _from_images(
         with progress.task(f"calibrate {unit.category} · {unit.label}", len(paths)) as task:
             for item in found:
                 if item.prediction is None:
-                    problems.append(Problem(str(item.error)))
+                    problems.append(str(item.error))
                 else:
                     scores.append(item.prediction.score)
                     if item.prediction.map is not None:
                         pixels.add(item.prediction.map)
                 task.advance()
         if problems:
-            last = problems.pop()
-            raise DataError([*problems, Problem(last.message, "Remove them; nothing was changed.")])
+            raise DataError(with_help(problems, "Remove them; nothing was changed."))
         _warn_of_memorised(unit, paths, scores, before, progress)
         new.append(_calibration(scores, pixels, before, alpha))
     return new
@@ -235,8 +236,10 @@ def _check_against_data(run: RunFolder, paths: Sequence[str], category: str, pro
     learned = _copies(given, [sample.path for sample in dataset.train])
     if learned:
         raise DataError(
-            "\n".join(f"{path}: the model has learned this image: {original}" for path, original in learned),
-            help="A threshold comes from good images that the model has not learned. Remove them; nothing was changed.",
+            with_help(
+                (f"{path}: the model has learned this image: {original}" for path, original in learned),
+                "A threshold comes from good images that the model has not learned. Remove them; nothing was changed.",
+            )
         )
     tested = _copies(given, [sample.path for sample in dataset.test])
     if tested:

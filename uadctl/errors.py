@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -12,6 +12,12 @@ class Problem:
 
     message: str
     help: str | None = None
+
+
+def with_help(messages: Iterable[str], help: str) -> list[Problem]:
+    """Problems that share their next step: it is said once, after the last of them."""
+    *others, last = messages
+    return [*(Problem(message) for message in others), Problem(last, help)]
 
 
 class UadctlError(Exception):

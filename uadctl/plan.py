@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from uadctl.errors import DataError, Problem, SpecError
+from uadctl.errors import DataError, Problem, SpecError, with_help
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
@@ -144,7 +144,9 @@ def _check_masks(samples: Sequence[Sample]) -> None:
 
     missing = [sample for sample in samples if sample.expected_mask is not None]
     if missing:
-        problems = [Problem(f"{sample.path}: no mask at {sample.expected_mask}") for sample in missing]
-        last = problems.pop()
-        help_ = 'Add the mask, or leave such images out of the pixel metrics with: [dataset] on_error = "skip"'
-        raise LayoutError([*problems, Problem(last.message, help_)])
+        raise LayoutError(
+            with_help(
+                (f"{sample.path}: no mask at {sample.expected_mask}" for sample in missing),
+                'Add the mask, or leave such images out of the pixel metrics with: [dataset] on_error = "skip"',
+            )
+        )

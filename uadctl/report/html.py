@@ -207,6 +207,7 @@ def _render(run: Run, sections: Sequence[_Section]) -> str:
         ]
         if run.categories > 1 and columns
         else [],
+        gate=run.gate,
         reasons=_reasons(run.units),
         run_facts=_run_facts(run),
         data=[(name, run.facts.data[name]) for name in sorted(run.facts.data)],

@@ -87,6 +87,22 @@ class Costs(msgspec.Struct, frozen=True):
     ms_per_image_p95: float | None = None
 
 
+class BrokenLimit(msgspec.Struct, frozen=True):
+    """A limit of the gate that does not hold, and why; no category means the mean over all."""
+
+    label: str
+    reason: str
+    category: str | None = None
+
+
+class Gate(msgspec.Struct, frozen=True):
+    """gate.json: how many limits were checked, and those that are broken."""
+
+    passed: bool
+    limits: int
+    broken: tuple[BrokenLimit, ...] = ()
+
+
 class _Means(msgspec.Struct, frozen=True):
     means: dict[str, dict[str, float | None]]
 
@@ -140,6 +156,7 @@ class Run:
     means: label -> metric -> mean over all categories of the run; empty where the run is not over or only a part of
         its categories is shown.
     categories: how many the run has. left_out: how many of them are not among `units`.
+    gate: None where the spec has none, or the run is not over.
     """
 
     folder: RunFolder
@@ -149,6 +166,7 @@ class Run:
     means: dict[str, dict[str, float | None]]
     categories: int
     left_out: int
+    gate: Gate | None = None
 
 
 def read_run(run: RunFolder, *, categories: Sequence[str] | None = None) -> Run:
@@ -183,7 +201,11 @@ def read_run(run: RunFolder, *, categories: Sequence[str] | None = None) -> Run:
     # A run that was resumed and not yet finished again still has the means of before.
     if facts.status in ("done", "failed") and metrics_file.is_file() and len(wanted) == len(names):
         means = _convert(run.read("metrics"), _Means, metrics_file).means
-    return Run(run, facts, run.spec, units, means, len(names), len(names) - len(wanted))
+    gate = None
+    gate_file = run.path / "gate.json"
+    if facts.status in ("done", "failed") and gate_file.is_file():
+        gate = _convert(run.read("gate"), Gate, gate_file)
+    return Run(run, facts, run.spec, units, means, len(names), len(names) - len(wanted), gate)
 
 
 def _read_unit(folder: UnitFolder, costs: Costs | None) -> Unit:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from uadctl.atomic import replacing, write_json
-from uadctl.errors import RunError
+from uadctl.errors import RunError, UadctlError
 from uadctl.imaging.geometry import Geometry
 from uadctl.records import Size
 from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
@@ -139,11 +139,17 @@ def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fit
         detector.restore(tensors, facts)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(f"{unit.model}: damaged: {type(error).__name__}: {error}") from error
+    return Fitted(document["model"], params, detector, geometry, read_calibration(unit))
+
+
+def read_calibration(unit: UnitFolder) -> Calibration:
+    """A unit's thresholds.json. RunError if it is absent, damaged or of another version."""
     try:
-        calibration = Calibration.from_document(unit.read("thresholds"))
-    except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
+        return Calibration.from_document(unit.read("thresholds"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UadctlError):
+            raise
         raise RunError(f"{unit.thresholds}: damaged: {type(error).__name__}: {error}") from error
-    return Fitted(document["model"], params, detector, geometry, calibration)
 
 
 def load_run(

@@ -76,7 +76,7 @@ class Verdict:
 
     def error(self) -> GateFailed:
         """The broken limits as an error, a line each."""
-        return GateFailed("\n".join(f"gate: {limit.where}: {limit.reason}" for limit in self.broken))
+        return GateFailed([Problem(f"gate: {limit.where}: {limit.reason}") for limit in self.broken])
 
     def document(self) -> dict[str, Any]:
         """What gate.json says: whether all limits hold, how many there are, and those that are broken."""

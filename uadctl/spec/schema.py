@@ -18,7 +18,7 @@ from msgspec import inspect as types
 from uadctl.spec.grammar import DatasetTable, ModelTable, RunSpec, RunTable, Table
 from uadctl.spec.reading import fields_of
 from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry, ModelEntry
-from uadctl.spec.signature import AUTO_PARAMS, CHECKPOINT, _constructor, _type_of, list_params
+from uadctl.spec.signature import AUTO_PARAMS, CHECKPOINT, constructor_of, list_params, type_of
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -257,12 +257,12 @@ def _needed(entry: ModelEntry) -> list[str]:
 
 def _params(entry: ModelEntry) -> _Schema:
     """[model.params] of one model."""
-    constructor = _constructor(entry)
+    constructor = constructor_of(entry)
     properties: _Schema = {}
     for param in list_params(entry.name):
         if not param.settable:
             continue
-        found = _schema(_type_of(constructor, param.name))
+        found = _schema(type_of(constructor, param.name))
         if param.name in entry.path_params:
             found["minLength"] = 1
         if param.doc:

@@ -64,24 +64,24 @@ class ParamProblem:
 
 
 @dataclass(frozen=True, slots=True)
-class _Constructor:
+class Constructor:
     target: Any
     params: Mapping[str, inspect.Parameter]
     takes_any: bool
 
 
-def _constructor(entry: ModelEntry) -> _Constructor:
+def constructor_of(entry: ModelEntry) -> Constructor:
     target = load_target(entry.target)
     every = inspect.signature(target).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return _Constructor(
+    return Constructor(
         target,
         {name: p for name, p in every.items() if p.kind in named},
         any(p.kind is inspect.Parameter.VAR_KEYWORD for p in every.values()),
     )
 
 
-def _type_of(constructor: _Constructor, name: str) -> msgspec.inspect.Type:
+def type_of(constructor: Constructor, name: str) -> msgspec.inspect.Type:
     """The type of one parameter. Each is evaluated alone: those of injected objects may not be importable here."""
     annotation = constructor.params[name].annotation
     if annotation is inspect.Parameter.empty:
@@ -117,14 +117,14 @@ def _documented(target: object) -> dict[str, str]:
 def list_params(name: str) -> list[ParamInfo]:
     """The parameters of a model, in the order of its constructor. Raises SpecError if there is no such model."""
     entry = resolve_model(name)
-    constructor = _constructor(entry)
+    constructor = constructor_of(entry)
     docs = _documented(constructor.target)
     infos = []
     for param in constructor.params.values():
         settable = param.name not in entry.not_settable
         choices: tuple[str | int, ...] = ()
         if settable:
-            for option in _without_none(_type_of(constructor, param.name)):
+            for option in _without_none(type_of(constructor, param.name)):
                 if isinstance(option, msgspec.inspect.LiteralType):
                     choices = tuple(v for v in option.values if isinstance(v, str | int))
         required = param.default is inspect.Parameter.empty
@@ -151,14 +151,14 @@ def get_model_signature_info(name: str) -> tuple[frozenset[str], bool]:
 
     Reads the signature: builds no model and imports no backend. Raises SpecError if there is no such model.
     """
-    constructor = _constructor(resolve_model(name))
+    constructor = constructor_of(resolve_model(name))
     return frozenset(constructor.params), constructor.takes_any
 
 
 def settable_params(name: str) -> list[str]:
     """The names of the parameters that a spec can give, sorted."""
     entry = resolve_model(name)
-    return sorted(set(_constructor(entry).params) - set(entry.not_settable))
+    return sorted(set(constructor_of(entry).params) - set(entry.not_settable))
 
 
 def parse_model_kwargs(text: str | None) -> dict[str, Any]:
@@ -258,7 +258,7 @@ def check_params(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _check(entry: ModelEntry, params: Mapping[str, Any], *, objects: bool) -> tuple[dict[str, Any], list[ParamProblem]]:
-    constructor = _constructor(entry)
+    constructor = constructor_of(entry)
     fitting: dict[str, Any] = {}
     problems: list[ParamProblem] = []
 
@@ -274,7 +274,7 @@ def _check(entry: ModelEntry, params: Mapping[str, Any], *, objects: bool) -> tu
                 report((key,), f"{key} is a Python object, which only create_model can be given")
             continue
         if key in constructor.params:
-            taken = take(value, _type_of(constructor, key), (key,), report)
+            taken = take(value, type_of(constructor, key), (key,), report)
         elif constructor.takes_any:
             taken = value if objects else take(value, msgspec.inspect.AnyType(), (key,), report)
         else:
@@ -311,7 +311,7 @@ def missing_params(name: str, params: Mapping[str, Any]) -> list[str]:
     entry = resolve_model(name)
     return [
         p.name
-        for p in _constructor(entry).params.values()
+        for p in constructor_of(entry).params.values()
         if p.default is inspect.Parameter.empty and p.name not in params and p.name != CHECKPOINT
     ]
 
@@ -390,7 +390,7 @@ def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     given, problems = _check(entry, params, objects=False)
     _raise(entry, problems)
     filled: dict[str, Any] = {}
-    for param in _constructor(entry).params.values():
+    for param in constructor_of(entry).params.values():
         if param.name in given:
             filled[param.name] = given.pop(param.name)
         elif param.name not in AUTO_PARAMS and param.name not in entry.not_settable and _is_toml(param.default):
@@ -401,7 +401,7 @@ def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 def default_of(name: str, param: str) -> object:
     """The default of one parameter of a model; None where it has none or is not taken."""
-    found = _constructor(resolve_model(name)).params.get(param)
+    found = constructor_of(resolve_model(name)).params.get(param)
     return None if found is None or found.default is inspect.Parameter.empty else found.default
 
 
