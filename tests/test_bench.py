@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from pathlib import Path
@@ -16,6 +17,30 @@ from uadctl import run_benchmark
 from uadctl.metrics import compute_aupro, compute_image_auroc, compute_pixel_auroc
 
 UNIT = "units/tile/vision_patchcore/0"
+
+
+@pytest.fixture
+def interrupt_second_fit(monkeypatch):
+    """A context in which the first model is fitted, and Ctrl-C comes at the second."""
+    from uadctl.models.patchcore import PatchCore
+
+    fit = PatchCore.fit
+
+    @contextlib.contextmanager
+    def context():
+        done = []
+
+        def once(self, images, **kwargs):
+            if done:
+                raise KeyboardInterrupt
+            done.append(1)
+            return fit(self, images, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PatchCore, "fit", once)
+            yield
+
+    return context
 
 
 def rows(run: Path, unit: str = UNIT) -> list[dict[str, str]]:
@@ -223,25 +248,14 @@ def test_several_models_and_a_cell_that_fails(uadctl, one_category, tmp_path, mo
     assert nothing.err == f"error: {run}: nothing to resume: this run is done\n"
 
 
-def test_an_interrupted_run_says_so_and_goes_on(uadctl, small, tmp_path, monkeypatch):
-    from uadctl.models.patchcore import PatchCore
-
+def test_an_interrupted_run_says_so_and_goes_on(uadctl, small, tmp_path, interrupt_second_fit):
     parts.write_category(tmp_path / "data", "zinc")
-    fit, done = PatchCore.fit, []
-
-    def once(self, images, **kwargs):
-        if done:
-            raise KeyboardInterrupt
-        done.append(1)
-        return fit(self, images, **kwargs)
-
-    monkeypatch.setattr(PatchCore, "fit", once)
-    ended = uadctl("bench", *small, code=130)
+    with interrupt_second_fit():
+        ended = uadctl("bench", *small, code=130)
     assert ended.err.startswith("error: interrupted\n")
     assert ended.out == ""
     (run,) = (tmp_path / "runs").iterdir()
     assert document(run, "run.json")["status"] == "interrupted"
-    monkeypatch.setattr(PatchCore, "fit", fit)
     resumed = uadctl("bench", *small, "--resume", "--json").json
     assert Path(resumed["run"]).resolve() == run.resolve()
     undisturbed = uadctl("bench", *small, "--json").json
@@ -283,42 +297,20 @@ def test_a_run_that_is_being_worked_on_is_not_resumed(uadctl, small, tmp_path, m
     assert uadctl("bench", "--resume", run).code == 0
 
 
-def test_resuming_keeps_earlier_warnings(uadctl, small, one_category, monkeypatch):
-    from uadctl.models.patchcore import PatchCore
-
+def test_resuming_keeps_earlier_warnings(uadctl, small, one_category, interrupt_second_fit):
     parts.write_category(one_category, "zinc")
     (one_category / "tile/train/good/001.png").write_bytes(b"junk")
-    fit, done = PatchCore.fit, []
-
-    def once(self, images, **kwargs):
-        if done:
-            raise KeyboardInterrupt
-        done.append(1)
-        return fit(self, images, **kwargs)
-
     skip = ["--set", "dataset.on_error=skip"]
-    with monkeypatch.context() as patch:
-        patch.setattr(PatchCore, "fit", once)
+    with interrupt_second_fit():
         uadctl("bench", *small, *skip, code=130)
     run = Path(uadctl("bench", *small, *skip, "--resume", "--json").json["run"])
     assert len(document(run, "run.json")["warnings"]) == 1
     assert set(document(run, "run.json")["data"]) == {"tile", "zinc"}
 
 
-def test_a_run_is_not_resumed_on_other_images(uadctl, small, one_category, monkeypatch):
-    from uadctl.models.patchcore import PatchCore
-
+def test_a_run_is_not_resumed_on_other_images(uadctl, small, one_category, interrupt_second_fit):
     parts.write_category(one_category, "zinc")
-    fit, done = PatchCore.fit, []
-
-    def once(self, images, **kwargs):
-        if done:
-            raise KeyboardInterrupt
-        done.append(1)
-        return fit(self, images, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PatchCore, "fit", once)
+    with interrupt_second_fit():
         uadctl("bench", *small, code=130)
     file = one_category / "tile/train/good/000.png"
     kept = file.read_bytes()

@@ -200,6 +200,15 @@ def test_the_coreset_has_the_size_asked_for(fitted):
     assert fitted.memory_bank_.shape == (round(0.1 * 8 * 12 * 12), 152)
 
 
+def test_the_bank_is_in_the_order_of_the_images_not_of_the_choice():
+    model = Known(
+        {0: [[0.0, 0.0], [5.0, 0.0], [1.0, 0.0], [4.0, 0.0]], 1: [[2.0, 0.0], [9.0, 0.0], [3.0, 0.0], [8.0, 0.0]]}
+    )
+    model.fit([image(0), image(1)])
+    assert model.memory_bank_ is not None
+    assert model.memory_bank_[:, 0].tolist() == [0, 5, 1, 4, 2, 9, 3, 8]
+
+
 @pytest.mark.parametrize("backend", ["numpy", "sklearn", "faiss"])
 def test_every_neighbour_backend_gives_the_same_predictions(fitted, backend):
     if backend != "numpy":

@@ -26,17 +26,17 @@ class Screen:
     """How this process talks: set once by the command that runs."""
 
     def __init__(self) -> None:
-        self.quiet = False
-        self.debug = False
+        self.configure()
+
+    def configure(self, *, quiet: bool = False, debug: bool = False) -> None:
+        """Begin anew, for one command."""
+        self.quiet = quiet
+        self.debug = debug
+        self.interrupted: str | None = None  # the next step after Ctrl-C
         self._said: set[str] = set()
         self._spent = 0
         self._left_out = 0
         self._bars: Bars | None = None
-        self.interrupted: str | None = None
-
-    def configure(self, *, quiet: bool = False, debug: bool = False) -> None:
-        self.__init__()  # type: ignore[misc]
-        self.quiet, self.debug = quiet, debug
 
     def message(self, kind: str, text: str, help: str | None = None) -> None:
         """One line `kind: text` on stderr, the help indented below; what could move a cursor is escaped."""
