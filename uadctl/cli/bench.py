@@ -201,7 +201,6 @@ def _print_costs(result: BenchResult, *, several: bool) -> None:
         for t in result.timing["units"]
     ]
     if rows:
-        print_lines("")
         headings = ("category", "fit s", "ms/image\np50", "ms/image\np95", "images\n/s", "model\nMB", "peak\nMB")
         print_table(headings, rows, text_columns=1, wrap=False)
 

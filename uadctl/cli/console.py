@@ -37,6 +37,7 @@ class Screen:
         self._spent = 0
         self._left_out = 0
         self._bars: Bars | None = None
+        self.printed = False  # whether stdout has had a line
 
     def message(self, kind: str, text: str, help: str | None = None) -> None:
         """One line `kind: text` on stderr, the help indented below; what could move a cursor is escaped."""
@@ -214,11 +215,14 @@ def print_table(
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
         console.print(table)
+    if screen.printed:
+        print_lines("")
     print_lines("\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines() if line.strip()))
 
 
 def print_lines(text: str) -> None:
     """Plain text on stdout, as it is."""
+    screen.printed = True
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()
 
