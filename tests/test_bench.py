@@ -451,6 +451,26 @@ def test_a_data_set_without_masks_has_image_metrics_and_says_where_masks_were_lo
     )
 
 
+def test_pixel_metrics_that_do_not_fit_into_memory_have_a_bound(uadctl, small):
+    exact = uadctl("bench", *small, "--json").json["results"]["tile"]["vision_patchcore"]["0"]
+    assert (exact["pixel_mode"], exact["bounds"]) == ("exact", {})
+    # 5 images of 64x64 hold 5 bytes a pixel
+    fits = uadctl("bench", *small, "--set", "metrics.memory=102.4kB", "--json").json
+    assert fits["results"]["tile"]["vision_patchcore"]["0"]["pixel_mode"] == "exact"
+    found = uadctl("bench", *small, "--set", "metrics.memory=102kB", "--json").json
+    cell = found["results"]["tile"]["vision_patchcore"]["0"]
+    assert cell["pixel_mode"] == "streaming"
+    assert sorted(cell["bounds"]) == ["aupro_30", "pixel_ap", "pixel_auroc", "pixel_f1max"]
+    for name, bound in cell["bounds"].items():
+        assert 0 < bound < 0.01
+        assert abs(cell["metrics"][name] - exact["metrics"][name]) <= bound
+    none = uadctl("bench", *small, "--no-pixel", "--json").json["results"]["tile"]["vision_patchcore"]["0"]
+    assert (none["pixel_mode"], none["bounds"]) == (None, {})
+    assert (
+        'expected a size such as "500MB" or "1GB"' in uadctl("bench", *small, "--set", "metrics.memory=1", code=2).err
+    )
+
+
 def test_a_mask_of_another_size_fails_the_cell(uadctl, small, one_category):
     mask = parts.write(one_category / "tile/ground_truth/scratch/001_mask.png", np.full((32, 64), 255, np.uint8))
     ended = uadctl("bench", *small, "--json", code=1)

@@ -97,7 +97,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
             },
         ),
         "calibration": {"method": "quantile", "alpha": 0.01, "holdout": None, "split": None},
-        "metrics": {"pixel": True, "fpr_limits": (0.3,)},
+        "metrics": {"pixel": True, "fpr_limits": (0.3,), "memory": "1GB"},
         "gate": None,
     }
 

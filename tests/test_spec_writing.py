@@ -109,6 +109,7 @@ alpha = 0.01
 [metrics]
 pixel = true
 fpr_limits = [0.3]
+memory = "1GB"
 """
     )
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from uadctl.errors import DataError, RunError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
-from uadctl.imaging.files import read_mask, write_map, write_png
+from uadctl.imaging.files import image_size, read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.inference import Scored, stream
-from uadctl.metrics import Metrics, PixelMetrics, evaluate_images, mean_metrics, merge, pixel_metric_names, undefined
+from uadctl.metrics import (
+    Metrics,
+    PixelMetrics,
+    StreamingPixelMetrics,
+    evaluate_images,
+    mean_metrics,
+    merge,
+    pixel_metric_names,
+    undefined,
+)
 from uadctl.plan import Cell, Plan, build_detector, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample, Size
@@ -212,7 +221,14 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
     unit.write_scores(tested.rows)
     unit.write(
         "metrics",
-        {"success": True, "metrics": measured.metrics, "reasons": measured.reasons, "counts": measured.counts},
+        {
+            "success": True,
+            "metrics": measured.metrics,
+            "reasons": measured.reasons,
+            "counts": measured.counts,
+            "pixel_mode": tested.pixel_mode,
+            "bounds": tested.bounds(),
+        },
     )
     unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
     return trained.detector.facts()
@@ -225,6 +241,21 @@ def _one_sided(counts: Mapping[str, int]) -> str:
     return f"the test split has no defect image ({counts['normal_images']} normal)"
 
 
+def _exact_bytes(samples: Iterable[Sample]) -> int:
+    """What exact pixel metrics of these images will hold: a float32 a pixel, and a quarter more while they are sorted.
+
+    Sizes come from the files' headers. An image that cannot be read holds nothing; the stage that decodes it says so.
+    """
+    pixels = 0
+    for sample in samples:
+        try:
+            size = image_size(sample.path)
+        except DataError:
+            continue
+        pixels += size.height * size.width
+    return 5 * pixels
+
+
 class _Tested:
     """What comes out of a cell's test images: rows, maps, overlays on disk, and the numbers' ingredients."""
 
@@ -233,8 +264,13 @@ class _Tested:
         self._stems = dict(
             zip((s.relative for s in cell.test), output_stems([s.relative for s in cell.test]), strict=True)
         )
-        self._pixels = PixelMetrics()
         self._measures_pixels = spec.metrics.pixel and cell.dataset.has_masks
+        self.pixel_mode: Literal["exact", "streaming"] | None = None
+        self._pixels: PixelMetrics | StreamingPixelMetrics = PixelMetrics()
+        if self._measures_pixels:
+            self.pixel_mode = "exact" if _exact_bytes(cell.test) <= spec.metrics.memory_bytes else "streaming"
+        if self.pixel_mode == "streaming":
+            self._pixels = StreamingPixelMetrics()
         self._labels: list[int] = []
         self._scores: list[float] = []
         self._seconds: list[float] = []
@@ -351,6 +387,13 @@ class _Tested:
             at_pixels = self._pixels.result(fpr_limits=limits)
             counts["defect_images_without_mask"] = self._unmasked
         return merge(at_images, at_pixels, Metrics({}, {}, counts))
+
+    def bounds(self) -> dict[str, float]:
+        """How far each pixel metric may be from its exact value, where it is not exact itself."""
+        if not isinstance(self._pixels, StreamingPixelMetrics):
+            return {}
+        found = self._pixels.bounds(fpr_limits=self._spec.metrics.fpr_limits)
+        return {name: bound for name, bound in found.items() if bound is not None}
 
     def timing(self, seconds: float) -> dict[str, Any]:
         """ms an image: decoding, network, search and map of one image; images/s: all stages, writing included."""

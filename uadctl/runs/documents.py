@@ -159,12 +159,16 @@ class Measured(Struct, kw_only=True):
 
     metrics: by name; null where undefined.
     reasons: why, for exactly the names that are null.
+    pixel_mode: how the pixel metrics were computed; null where there are none.
+    bounds: of streaming mode: the exact value of a metric lies within its bound.
     """
 
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
     metrics: dict[str, float | None]
     reasons: dict[str, str]
     counts: Counts
+    pixel_mode: Literal["exact", "streaming"] | None
+    bounds: dict[str, float]
 
 
 class Failed(Struct, kw_only=True):

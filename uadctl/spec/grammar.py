@@ -328,8 +328,23 @@ class MetricsTable(Table, frozen=True, kw_only=True):
         tuple[FprLimit, ...],
         Meta(min_length=1, description="False positive rates up to which AUPRO is integrated; 0.3 gives aupro_30."),
     ] = (0.3,)
+    memory: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9]+(\.[0-9]+)? ?(kB|MB|GB)$",
+            description="Memory for the pixel scores of a category. More than it holds is measured in streaming mode, "
+            "whose error bounds stand beside the metrics.",
+            extra={"expected": 'a size such as "500MB" or "1GB"'},
+        ),
+    ] = "1GB"
 
     rules = (Rule(("fpr_limits",), _each_once),)
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory` as a number of bytes."""
+        number, unit = self.memory[:-2].strip(), self.memory[-2:]
+        return int(float(number) * {"kB": 10**3, "MB": 10**6, "GB": 10**9}[unit])
 
 
 def _has_room(min: float | None, max: float | None) -> Wrong | None:
