@@ -199,19 +199,28 @@ def test_a_training_image_is_refused_whatever_its_name(uadctl, own, one_category
     shutil.copy(learned, new / "hidden.png")
     ended = uadctl("calibrate", own, "--good", new, code=2)
     assert ended.err == (
-        f"error: {new}/hidden.png: the model has learned this image: {learned}\n"
-        "  A threshold comes from good images that the model has not learned. Remove them; nothing was changed.\n"
+        f"error: {new}/hidden.png: is a training image of this run: {learned}\n"
+        "  A threshold comes from good images that were neither learned nor tested on. "
+        "Remove them; nothing was changed.\n"
     )
     assert files(own) == before
 
 
-def test_a_test_image_is_warned_about(uadctl, own, one_category, new):
-    tested = one_category / "tile/test/good/000.png"
-    ended = uadctl("calibrate", own, "--alpha", "0.5", "--good", tested, "--good", new)
-    assert ended.err == (
-        f"warning: {tested}: 1 of 6 images given are test images of the data set: with a threshold from them, verdicts "
-        "on the test images are no measurement any more\n"
-    )
+@pytest.mark.parametrize("name", ["good/000.png", "scratch/000.png"])
+def test_a_test_image_is_refused(uadctl, own, one_category, new, name):
+    before = files(own)
+    tested = one_category / "tile/test" / name
+    ended = uadctl("calibrate", own, "--alpha", "0.5", "--good", tested, "--good", new, code=2)
+    assert ended.err.startswith(f"error: {tested}: is a test image of this run: {tested}\n")
+    assert files(own) == before
+
+
+def test_images_that_a_limit_left_out_are_new_to_the_model(uadctl, small, one_category):
+    run = uadctl("fit", *small, "--limit-train", "3", "--json").json["run"]
+    images = one_category / "tile/train/good"
+    ended = uadctl("calibrate", run, "--good", images / "000.png", "--good", images / "001.png", code=2)
+    assert ended.err.count("is a training image of this run") == 1  # 000, 002 and 004 were learned
+    uadctl("calibrate", run, "--alpha", "0.5", "--good", images / "001.png", "--good", images / "003.png")
 
 
 def test_a_data_set_that_has_gone_is_no_obstacle(uadctl, own, one_category, new):
@@ -354,4 +363,4 @@ def test_damaged_thresholds_are_named(uadctl, run):
     file = next(Path(run).glob("units/*/*/*/thresholds.json"))
     file.write_text('{"schema": 1}')
     ended = uadctl("calibrate", run, "--alpha", "0.1", code=2)
-    assert ended.err == f"error: {file}: damaged: KeyError: 'pixel'\n"
+    assert ended.err == f"error: {file}: damaged: 'pixel' is missing\n"

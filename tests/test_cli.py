@@ -162,10 +162,18 @@ def test_places_that_cannot_be_written_to_are_said_before_any_work(uadctl, finis
     target = "file/lines.csv" if option == "--output" else "file"
     ended = uadctl("score", finished, "new", option, target, code=2)
     assert ended.err.startswith(f"error: {option} {target}: file cannot be written to: ")
-    assert (
-        uadctl("bench", "--output", tmp_path, code=2).err
-        == f"error: --output {tmp_path}: is a folder, expected a file to write\n"
-    )
+    ended = uadctl("bench", "--dataset", "demo", "--model", "patchcore", "--output", tmp_path, code=2)
+    assert ended.err == f"error: --output {tmp_path}: is a folder, expected a file to write\n"
+
+
+def test_a_report_is_not_written_over_the_spec_or_another_report(uadctl, tmp_path):
+    spec = tmp_path / "s.toml"
+    spec.write_text('[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n')
+    ended = uadctl("bench", "s.toml", "--output", spec, code=2)
+    assert ended.err == f"error: --output {spec}: is the same file as SPEC\n  Name another file.\n"
+    ended = uadctl("bench", "s.toml", "--output", "r", "--junit", "./r", code=2)
+    assert ended.err == "error: --junit ./r: is the same file as --output\n  Name another file.\n"
+    assert spec.read_text().startswith("[dataset]")
 
 
 def test_a_file_name_cannot_forge_a_message(uadctl, small, one_category):

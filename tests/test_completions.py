@@ -236,7 +236,7 @@ def test_without_runs_the_shell_completes_files(tmp_path, monkeypatch):
     assert complete_run("") == []
 
 
-@pytest.mark.parametrize("command", ["bench", "fit", "score"])
+@pytest.mark.parametrize("command", ["bench", "fit", "score", "calibrate", "report"])
 def test_commands_that_take_a_run_offer_runs(runs, command):
     assert words("fish", f"uadctl {command} runs/2", runs) == [A, B]
 

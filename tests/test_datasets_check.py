@@ -530,3 +530,20 @@ def test_hostile_names_and_many_problems_do_not_flood_or_paint(uadctl, one_categ
 def test_overrides_of_a_spec_are_the_same_check(one_category):
     spec = read_spec(None, Overrides(dataset="mvtec", root=str(one_category), model="patchcore")).spec
     assert check_spec(spec) == check(one_category)
+
+
+def test_a_holdout_that_leaves_nothing_is_an_error_and_broken_validation_images_are_said(
+    uadctl, one_category, tmp_path
+):
+    head = f'[dataset]\nname = "mvtec"\nroot = "{one_category}"\non_error = "skip"\nlimit_train = 1\n'
+    model = '[model]\nname = "patchcore"\n'
+    (tmp_path / "s.toml").write_text(head + model + "[calibration]\nholdout = 0.5\n")
+    said = "tile: [calibration] holdout = 0.5 of 1 training images leaves none to learn from"
+    assert f"error: {said}\n" in uadctl("datasets", "check", "s.toml", code=2).err
+    assert "holdout = 0.5 of 1 training images leaves none" in uadctl("bench", "s.toml", code=1).err
+    broken = one_category / "tile/validation/good/0.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"junk")
+    (tmp_path / "v.toml").write_text(head + model)
+    assert "none of 1 validation images can be read" in uadctl("datasets", "check", "v.toml").err
+    assert "no threshold, verdicts will be null" in uadctl("bench", "v.toml").err

@@ -237,7 +237,7 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
 def _one_sided(counts: Mapping[str, int]) -> str:
     """Why image scores cannot be ranked: images of one kind only."""
     if counts["defect_images"]:
-        return f"the test split has no normal image ({counts['defect_images']} with defects)"
+        return f"the test split has no normal image ({counts['defect_images']} defect)"
     return f"the test split has no defect image ({counts['normal_images']} normal)"
 
 

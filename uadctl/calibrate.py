@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uadctl.errors import DataError, RunError, SpecError, with_help
+from uadctl.plan import limited
 from uadctl.progress import Progress, Silent
 from uadctl.runs.fitted import Calibration, PixelScale, read_calibration
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
@@ -144,7 +145,7 @@ def _from_images(
         )
     paths = _distinct(_files(good), progress)
     spec = run.spec
-    _check_against_data(run, paths, categories[0], progress)
+    _check_against_data(run, paths, categories[0])
     use_threads(spec.run.threads)
     new = []
     for unit, before in zip(units, old, strict=True):
@@ -220,9 +221,8 @@ def _sha256(path: str) -> str | None:
         return None
 
 
-def _check_against_data(run: RunFolder, paths: Sequence[str], category: str, progress: Progress) -> None:
-    """Raise DataError if an image is a copy of a training image, and warn of copies of test images, as far as the data
-    set can still be found."""
+def _check_against_data(run: RunFolder, paths: Sequence[str], category: str) -> None:
+    """DataError if an image is a copy of one that the run trained or tested on, as far as its data can be found."""
     from uadctl.datasets import load_dataset
 
     table = run.spec.dataset
@@ -233,20 +233,16 @@ def _check_against_data(run: RunFolder, paths: Sequence[str], category: str, pro
     except DataError:  # what lies there now is another data set
         return
     given = {digest: path for path in paths if (digest := _sha256(path)) is not None}
-    learned = _copies(given, [sample.path for sample in dataset.train])
-    if learned:
-        raise DataError(
-            with_help(
-                (f"{path}: the model has learned this image: {original}" for path, original in learned),
-                "A threshold comes from good images that the model has not learned. Remove them; nothing was changed.",
+    train, test = limited(dataset.train, table.limit_train), limited(dataset.test, table.limit_test)
+    for samples, what in ((train, "a training image"), (test, "a test image")):
+        if copies := _copies(given, [sample.path for sample in samples]):
+            raise DataError(
+                with_help(
+                    (f"{path}: is {what} of this run: {original}" for path, original in copies),
+                    "A threshold comes from good images that were neither learned nor tested on. "
+                    "Remove them; nothing was changed.",
+                )
             )
-        )
-    tested = _copies(given, [sample.path for sample in dataset.test])
-    if tested:
-        progress.warn(
-            f"{tested[0][0]}: {len(tested)} of {len(paths)} images given are test images of the data set: with a "
-            "threshold from them, verdicts on the test images are no measurement any more"
-        )
 
 
 def _copies(given: Mapping[str, str], originals: Iterable[str]) -> list[tuple[str, str]]:

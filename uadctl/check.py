@@ -134,6 +134,7 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
     use = _Use(
         pixel=spec.metrics.pixel,
         needs_validation=spec.calibration.split == "validation",
+        holdout=spec.calibration.holdout,
         geometries=tuple(dict.fromkeys(geometries)),
     )
     return _check(spec.dataset, use, threads=spec.run.threads, progress=progress or Silent())
@@ -145,6 +146,7 @@ class _Use:
 
     pixel: bool = True
     needs_validation: bool = False
+    holdout: float | None = None
     geometries: tuple[Geometry, ...] = ()
 
 
@@ -392,6 +394,15 @@ def _enough(
         findings.error(f"{category}: no training image", "A model needs good images to learn from.")
     elif not good_train and skips:
         findings.error(f"{category}: none of {train} training images can be read")
+    elif use.holdout is not None and max(1, round(use.holdout * train)) >= train:
+        findings.error(
+            f"{category}: [calibration] holdout = {use.holdout} of {train} training images leaves none to learn from"
+        )
+    elif dataset.validation and not readable["validation", 0]:
+        findings.warning(
+            f"{category}: none of {len(dataset.validation)} validation images can be read; "
+            "there will be no threshold, and the verdicts will be null"
+        )
     elif good_train == 1 and not dataset.validation:
         findings.warning(
             f"{category}: a single training image and no validation images; "

@@ -73,8 +73,7 @@ def bench(
     Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken; 1 wins.
     """
     screen.configure(quiet=quiet, debug=debug)
-    o.check_outputs(file=("--output", output))
-    o.check_outputs(file=("--junit", junit))
+    o.check_distinct(("SPEC", spec), ("--output", output), ("--junit", junit))
     if resume and spec is not None and Path(spec).is_dir() and run_dir is not None:
         raise SpecError("--run-dir has no effect on --resume RUN: the run goes on where it lies")
     if resume and spec is None and dataset is None:
@@ -104,6 +103,8 @@ def bench(
     if dry_run:
         print_plan(reading.spec, json_=json_)
         return
+    o.check_outputs(file=("--output", output))
+    o.check_outputs(file=("--junit", junit))
     from uadctl.bench import bench as run_bench
     from uadctl.runs.folder import RunFolder, newest
 

@@ -120,3 +120,15 @@ def check_outputs(*, file: tuple[str, str | None], folders: Iterable[tuple[str, 
                 pass
         except OSError as error:
             raise SpecError(f"{option} {given}: {folder} cannot be written to: {error.strerror}") from error
+
+
+def check_distinct(*named: tuple[str, str | None]) -> None:
+    """SpecError if two of these are the same file: neither may be written over the other."""
+    seen: dict[Path, str] = {}
+    for option, name in named:
+        if name is None:
+            continue
+        path = Path(name).resolve()
+        if path in seen:
+            raise SpecError(f"{option} {name}: is the same file as {seen[path]}", help="Name another file.")
+        seen[path] = option

@@ -7,12 +7,18 @@ from typing import Annotated
 import typer
 
 from uadctl.cli import options as o
+from uadctl.cli.complete import complete_run
 from uadctl.cli.console import print_lines, screen
 
 
 def report(
     run: Annotated[
-        str, typer.Argument(metavar="RUN|SPEC", help="A run folder, or a spec for its newest finished run.")
+        str,
+        typer.Argument(
+            metavar="RUN|SPEC",
+            help="A run folder, or a spec for its newest finished run.",
+            autocompletion=complete_run,
+        ),
     ],
     out: Annotated[
         str | None,

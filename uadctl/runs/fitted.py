@@ -58,8 +58,8 @@ class Calibration:
         pixel = document["pixel"]
         return cls(
             msgspec.convert(document["image"], Threshold),
-            None if pixel is None else PixelScale(**pixel),
-            tuple(document["scores"]),
+            None if pixel is None else msgspec.convert(pixel, PixelScale),
+            msgspec.convert(document["scores"], tuple[float, ...]),
         )
 
 
@@ -149,7 +149,8 @@ def read_calibration(unit: UnitFolder) -> Calibration:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UadctlError):
             raise
-        raise RunError(f"{unit.thresholds}: damaged: {type(error).__name__}: {error}") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{unit.thresholds}: damaged: {what}") from error
 
 
 def load_run(

@@ -316,7 +316,7 @@ def newest(spec: RunSpec, *, finished: bool) -> RunFolder:
 def read_document(file: Path) -> dict[str, Any]:
     """A JSON document with our schema number. RunError if it is absent, damaged or of another version."""
     try:
-        value = json.loads(file.read_bytes())
+        value = json.loads(file.read_bytes(), parse_constant=_refuse)
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -324,3 +324,7 @@ def read_document(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise RunError(f"{file}: written by another version of uadctl: schema {SCHEMA} is expected")
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of strict JSON")
