@@ -218,7 +218,15 @@ def test_a_folder_that_is_no_run_and_a_damaged_model(uadctl, finished, new, tmp_
     shutil.copytree(finished, copy)
     file = copy / "units/tile/vision_patchcore/0/model/model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
+    damaged = f"error: {file}: damaged: not the file that was written with model.json: its SHA-256 is another\n"
+    assert uadctl("score", copy, new, code=2).err == damaged
+    turned = bytearray((finished / file.relative_to(copy)).read_bytes())
+    turned[-1000] ^= 1
+    file.write_bytes(turned)
+    assert uadctl("score", copy, new, code=2).err == damaged
+    file.unlink()
     assert uadctl("score", copy, new, code=2).err.startswith(f"error: {file}: damaged or absent: ")
+    file.write_bytes(bytes(turned))
     model = file.with_name("model.json")
     model.write_text('{"schema": 2}')
     assert "written by another version of uadctl: schema 1 is expected" in uadctl("score", copy, new, code=2).err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,7 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
                 "stride": g.stride,
             },
             "facts": facts,
+            "sha256": _sha256(file),
         },
     )
     unit.write("thresholds", fitted.calibration.document())
@@ -116,7 +118,6 @@ def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fit
     """Read back what `save` wrote. Raises RunError where a file is absent, damaged or of another version."""
     file = unit.model / "model.json"
     document = read_document(file)
-    tensors = _tensors(unit.model / "model.safetensors")
     try:
         params = document["params"]
         # Weights come with the model: whatever file the fit read them from need not exist here.
@@ -131,9 +132,10 @@ def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fit
             crop=p["crop"] and Size(*p["crop"]),
             stride=p["stride"],
         )
-        facts = document["facts"]
+        facts, sha256 = document["facts"], document["sha256"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{file}: damaged: {type(error).__name__}: {error}") from error
+    tensors = _tensors(unit.model / "model.safetensors", sha256=sha256)
     detector.prepare(download=False)
     try:
         detector.restore(tensors, facts)
@@ -168,11 +170,19 @@ def load_run(
     return load(RunFolder.open(Path(path)).choose(category=category, label=label, seed=seed), device=device)
 
 
-def _tensors(file: Path) -> dict[str, Any]:
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _tensors(file: Path, *, sha256: object) -> dict[str, Any]:
+    """The tensors of a file with this checksum: a bit that a disk has turned must not turn a verdict."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        if _sha256(file) != sha256:
+            raise RunError(f"{file}: damaged: not the file that was written with model.json: its SHA-256 is another")
         return dict(load_file(file))
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file}: damaged or absent: {error}") from error
