@@ -97,13 +97,13 @@ def _bench(
                 f"{run.path}: cannot be resumed: the images of {category} are not those that it began with",
                 help="Start a new run.",
             )
-    driver = Driver(run, verb="bench", notes=notes, previous=previous)
+    driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
 
     def work(unit: UnitFolder) -> None:
         facts = _bench_cell(spec, cells[unit.path], unit, driver, progress)
         driver.describe(unit, data=fingerprint(unit.category), model=facts)
 
-    failed = driver.work(units, work, progress)
+    failed = driver.work(units, work)
     metrics = _collect(units)
     timing = {
         "units": [
@@ -190,10 +190,7 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
     trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
     size = fitted_model.save(trained, unit)
 
-    def warn(message: str) -> None:
-        driver.warn(message)
-        progress.warn(message)
-
+    warn = driver.warn
     if spec.metrics.pixel and not cell.dataset.has_masks and (unmasked := cell.dataset.missing_masks()):
         warn(
             f"{cell.category}: pixel metrics are null: none of {len(unmasked)} defect images has a mask, "

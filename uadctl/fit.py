@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,9 @@ def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str]
 
 def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -> RunResult:
     spec = plan.spec
-    driver = Driver(run, verb="fit", notes=notes)
+    driver = Driver(run, verb="fit", progress=progress, notes=notes)
+    samples = {c.category: (*c.train, *c.dataset.validation) for c in plan.cells}
+    fingerprint = functools.cache(lambda category: provenance.fingerprint(samples[category]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
 
@@ -81,12 +84,10 @@ def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -
         cell = cells[unit.path]
         trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
         size = fitted_model.save(trained, unit)
-        driver.describe(
-            unit, data=provenance.fingerprint((*cell.train, *cell.dataset.validation)), model=trained.detector.facts()
-        )
+        driver.describe(unit, data=fingerprint(unit.category), model=trained.detector.facts())
         timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
 
-    failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work, progress)
+    failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work)
     run.write("timing", {"units": timings, "peak_memory_bytes": provenance.peak_memory()})
     driver.finish(failed)
     return RunResult(run, tuple(failed))
@@ -100,7 +101,7 @@ def fit_timing(report: FitReport, model_bytes: int) -> dict[str, Any]:
 def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[str], None]) -> tuple[Fitted, FitReport]:
     """Fit and calibrate one cell.
 
-    warn: is told of what should stand in the run's record; `progress` is told as well.
+    warn: is told of what the user should know and the run's record should keep.
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
     use_threads(spec.run.threads)
@@ -109,18 +110,14 @@ def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[s
     report = FitReport()
     title = f"{cell.category} · {cell.model.label}"
 
-    def both(message: str) -> None:
-        warn(message)
-        progress.warn(message)
-
     if detector.weights_state() == "random":
-        both(f"{cell.model.label}: pretrained = false: the backbone's weights are random, the scores mean little")
+        warn(f"{cell.model.label}: pretrained = false: the backbone's weights are random, the scores mean little")
 
     def broken(sample: Sample, error: DataError) -> None:
         if spec.dataset.on_error == "fail":
             raise error
         report.broken.append((sample, error))
-        both(f"left out: {error}")
+        warn(f"left out: {error}")
 
     def decoded(samples: Sequence[Sample]) -> Iterator[NDArray[np.uint8]]:
         def left_out(index: int, error: DataError) -> None:
@@ -143,7 +140,7 @@ def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[s
     calibration = source.result(images=report.images)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
-        both(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
+        warn(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
     return Fitted(cell.model.name, constructor_kwargs(spec.run, cell.model), detector, geometry, calibration), report
 
 

@@ -59,10 +59,9 @@ def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None 
             problems += [Problem(f"[model] {model.label}: {p.message}", p.help) for p in error.problems]
     if problems:
         raise SpecError(problems)
-    if spec.dataset.name == "demo":
-        from uadctl.datasets import demo
+    from uadctl.datasets import prepare_dataset
 
-        demo.prepare(spec.dataset.root, progress=progress or Silent())
+    prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
     datasets = _datasets(spec.dataset)
     if testing and spec.metrics.pixel and spec.dataset.on_error == "fail":
         _check_masks([s for d in datasets if d.has_masks for s in limited(d.test, spec.dataset.limit_test)])

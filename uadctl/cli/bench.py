@@ -12,7 +12,7 @@ import typer
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import SpecError
-from uadctl.spec import Overrides, read_spec
+from uadctl.spec import Overrides
 
 if TYPE_CHECKING:
     from uadctl.bench import BenchResult
@@ -97,14 +97,11 @@ def bench(
         limit_test=limit_test,
         run_dir=run_dir,
     )
-    reading = read_spec(o.spec_file(spec), overrides)
-    for note in reading.notes:
-        screen.note(note)
+    reading = o.read(o.spec_file(spec), overrides)
     if dry_run:
         print_plan(reading.spec, json_=json_)
         return
-    o.check_outputs(file=("--output", output))
-    o.check_outputs(file=("--junit", junit))
+    o.check_outputs(files=[("--output", output), ("--junit", junit)])
     from uadctl.bench import bench as run_bench
     from uadctl.runs.folder import RunFolder, newest
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from uadctl.cli import options as o
-from uadctl.cli.complete import complete_run
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import SpecError
 
@@ -17,14 +16,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|SPEC",
-            help="A run folder, or a spec for its newest finished run.",
-            autocompletion=complete_run,
-        ),
-    ],
+    run: o.FinishedRun,
     alpha: Annotated[
         float | None,
         typer.Option(

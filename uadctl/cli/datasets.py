@@ -14,7 +14,7 @@ from uadctl.cli import options as o
 from uadctl.cli.complete import complete_dataset
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import SpecError
-from uadctl.spec import Overrides, read_spec
+from uadctl.spec import Overrides
 from uadctl.spec.grammar import FilesTable
 from uadctl.spec.registry import DATASETS, DatasetEntry, Place, resolve_dataset
 from uadctl.spec.values import printable
@@ -184,10 +184,7 @@ def check(
     chosen = tuple(category) if category else None
     spec = None
     if name.endswith(".toml") or Path(name).is_file():
-        reading = read_spec(name, Overrides(root=root, categories=chosen, split=split))
-        for note in reading.notes:
-            screen.note(note)
-        spec = reading.spec
+        spec = o.read(name, Overrides(root=root, categories=chosen, split=split)).spec
     else:
         entry = resolve_dataset(name)
         if root is None and entry.needs_root:

@@ -14,7 +14,7 @@ from uadctl.cli.bench import print_plan
 from uadctl.cli.console import print_lines, screen
 from uadctl.errors import SpecError
 from uadctl.imaging.listing import list_images
-from uadctl.spec import Overrides, read_spec
+from uadctl.spec import Overrides
 from uadctl.spec.grammar import name_from
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def fit(
         limit_train=limit_train,
         run_dir=run_dir,
     )
-    reading = read_spec(o.spec_file(spec), overrides)
-    for note in reading.notes:
-        screen.note(note)
+    reading = o.read(o.spec_file(spec), overrides)
     if dry_run:
         print_plan(reading.spec, json_=json_, testing=False)
         return

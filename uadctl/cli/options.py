@@ -12,6 +12,7 @@ import typer
 from uadctl.cli.complete import complete_dataset, complete_model, complete_run
 from uadctl.cli.console import screen
 from uadctl.errors import RunError, SpecError
+from uadctl.spec import Overrides, Reading, read_spec
 
 if TYPE_CHECKING:
     from uadctl.runs.folder import RunFolder
@@ -22,6 +23,14 @@ SpecArgument = Annotated[
         metavar="[SPEC|RUN]",
         help="A TOML spec, or a run folder to repeat.",
         show_default=False,
+        autocompletion=complete_run,
+    ),
+]
+FinishedRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|SPEC",
+        help="A run folder, or a spec for its newest finished run.",
         autocompletion=complete_run,
     ),
 ]
@@ -85,10 +94,17 @@ def spec_file(target: str | None) -> str | None:
     return target
 
 
+def read(spec: str | None, overrides: Overrides) -> Reading:
+    """The spec that a command is about, with the notes on how it was understood said."""
+    reading = read_spec(spec, overrides)
+    for note in reading.notes:
+        screen.note(note)
+    return reading
+
+
 def finished_run(target: str, *, run_dir: str | None = None) -> RunFolder:
     """The run that a RUN or SPEC argument of `score` stands for: itself, or the newest finished run of the spec."""
     from uadctl.runs.folder import RunFolder, newest
-    from uadctl.spec import Overrides, read_spec
 
     if not Path(target).exists():
         raise RunError(f"{target}: no such run folder or spec")
@@ -106,13 +122,15 @@ def show_device(device: str) -> str:
     return resolve_device(device)
 
 
-def check_outputs(*, file: tuple[str, str | None], folders: Iterable[tuple[str, str | None]] = ()) -> None:
+def check_outputs(*, files: Iterable[tuple[str, str | None]], folders: Iterable[tuple[str, str | None]] = ()) -> None:
     """Make the folders that results will go to, before any work is done for them. SpecError if that is impossible."""
-    option, name = file
-    wanted = [(option, name, Path(name).parent)] if name is not None else []
+    wanted = []
+    for option, name in files:
+        if name is not None:
+            if Path(name).is_dir():
+                raise SpecError(f"{option} {name}: is a folder, expected a file to write")
+            wanted.append((option, name, Path(name).parent))
     wanted += [(option, name, Path(name)) for option, name in folders if name is not None]
-    if name is not None and Path(name).is_dir():
-        raise SpecError(f"{option} {name}: is a folder, expected a file to write")
     for option, given, folder in wanted:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,19 +7,11 @@ from typing import Annotated
 import typer
 
 from uadctl.cli import options as o
-from uadctl.cli.complete import complete_run
 from uadctl.cli.console import print_lines, screen
 
 
 def report(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|SPEC",
-            help="A run folder, or a spec for its newest finished run.",
-            autocompletion=complete_run,
-        ),
-    ],
+    run: o.FinishedRun,
     out: Annotated[
         str | None,
         typer.Option("--out", metavar="DIR", help="Where index.html is written. Default: report/ in the run folder."),

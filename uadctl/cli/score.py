@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from uadctl.cli import options as o
-from uadctl.cli.complete import complete_run
 from uadctl.cli.console import print_lines, screen
 from uadctl.errors import RunError, SpecError
 
@@ -25,14 +24,7 @@ ANOMALY_FOUND = 4
 
 
 def score(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|SPEC",
-            help="A run folder, or a spec for its newest finished run.",
-            autocompletion=complete_run,
-        ),
-    ],
+    run: o.FinishedRun,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of them.")],
     category: Annotated[
         str | None, typer.Option("--category", help="Which unit of the run, if it has several.")
@@ -75,7 +67,7 @@ def score(
         raise SpecError(f"--output {output}: expected a name that ends with .csv or .jsonl")
     if threshold is not None and not math.isfinite(threshold):
         raise SpecError(f"--threshold {threshold}: expected a finite number")
-    o.check_outputs(file=("--output", output), folders=(("--maps", maps), ("--masks", masks)))
+    o.check_outputs(files=[("--output", output)], folders=(("--maps", maps), ("--masks", masks)))
     found = o.finished_run(run, run_dir=run_dir)
     unit = found.choose(category=category, label=label, seed=seed)
     spec = found.spec

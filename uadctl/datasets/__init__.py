@@ -1,7 +1,7 @@
 """A folder layout to samples: paths and labels, nothing decoded.
 
 Each data set is a module that offers `list_categories(root, *, files)` and `load(root, category, *, split, files)`; the
-registry says which.
+registry says which. One that uadctl makes itself offers `prepare(root, *, progress)` as well.
 """
 
 from __future__ import annotations
@@ -13,15 +13,38 @@ from typing import Protocol, cast
 from uadctl.datasets.base import Dataset, LayoutError, Masks, load_mask
 from uadctl.errors import DataError
 from uadctl.imaging.listing import list_images
+from uadctl.progress import Progress
 from uadctl.records import Size
 
-__all__ = ["Dataset", "LayoutError", "Masks", "list_categories", "list_images", "load_dataset", "load_mask"]
+__all__ = [
+    "Dataset",
+    "LayoutError",
+    "Masks",
+    "list_categories",
+    "list_images",
+    "load_dataset",
+    "load_mask",
+    "prepare_dataset",
+]
 
 
 class _Loader(Protocol):
     def list_categories(self, root: str | None, *, files: object | None) -> list[str]: ...
 
     def load(self, root: str | None, category: str, *, split: str | None, files: object | None) -> Dataset: ...
+
+
+class _Maker(Protocol):
+    def prepare(self, root: str | None, *, progress: Progress) -> None: ...
+
+
+def prepare_dataset(name: str, root: str | None, *, progress: Progress) -> None:
+    """Write a data set that uadctl makes itself, if it is not there yet; nothing for those that users bring."""
+    from uadctl.spec.registry import resolve_dataset
+
+    entry = resolve_dataset(name)
+    if not entry.needs_root:
+        cast("_Maker", import_module(entry.target)).prepare(root, progress=progress)
 
 
 def list_categories(name: str, root: str | None, files: object | None = None) -> list[str]:

@@ -52,8 +52,8 @@ class Backbone:
     weights: a checkpoint file to use in place of the published one.
     state:   tensors of an already fitted model, in place of any file.
 
-    Attributes: `entry`, `layers` (in network order), `stride` (pixels between the features of the coarsest layer),
-    `weights` (facts for the run's record). Raises SpecError for an unknown name, ValueError for layers, WeightsError.
+    Attributes: `entry`, `layers` (in network order), `weights` (facts for the run's record).
+    Raises SpecError for an unknown name, ValueError for layers, WeightsError.
     """
 
     def __init__(
@@ -78,8 +78,6 @@ class Backbone:
                 f"{', '.join(self.entry.channels)}"
             )
         self.layers = tuple(layer for layer in self.entry.channels if layer in wanted)
-        self.stride = max(self.entry.strides[layer] for layer in self.layers)
-        self.channels = sum(self.entry.channels[layer] for layer in self.layers)
         module, _, _ = self.entry.target.partition(":")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -19,12 +19,20 @@ class Driver:
     """Keeps run.json true while the units of a run are worked on.
 
     notes: what the user should know of how the spec was read; kept in the record.
+    progress: where warnings and failures are said.
     """
 
     def __init__(
-        self, run: RunFolder, *, verb: str, notes: Sequence[str] = (), previous: dict[str, Any] | None = None
+        self,
+        run: RunFolder,
+        *,
+        verb: str,
+        progress: Progress,
+        notes: Sequence[str] = (),
+        previous: dict[str, Any] | None = None,
     ) -> None:
         self._run = run
+        self._progress = progress
         spec = run.spec
         now = _now()
         self._record: dict[str, Any] = {
@@ -48,21 +56,20 @@ class Driver:
         self._write("started")
 
     def warn(self, message: str) -> None:
-        """Keep a warning in the record, once."""
+        """Say a warning, and keep it in the record, once."""
         if message not in self._record["warnings"]:
             self._record["warnings"].append(message)
+        self._progress.warn(message)
 
     def describe(self, unit: UnitFolder, *, data: dict[str, Any], model: dict[str, Any]) -> None:
         """Keep what a unit was made of: its data's fingerprint, its model's facts."""
         self._record["data"][unit.category] = data
         self._record["models"].setdefault(unit.label, {})[unit.category] = model
 
-    def work(
-        self, units: Sequence[UnitFolder], do: Callable[[UnitFolder], None], progress: Progress
-    ) -> list[UnitFolder]:
+    def work(self, units: Sequence[UnitFolder], do: Callable[[UnitFolder], None]) -> list[UnitFolder]:
         """Call `do` for every unit that is not done yet. Returns those that failed.
 
-        A failure is written as the unit's metrics.json and said to `progress`; the others go on. An interruption is
+        A failure is written as the unit's metrics.json and said; the others go on. An interruption is
         written into run.json and raised.
         """
         failed = []
@@ -75,10 +82,10 @@ class Driver:
                 try:
                     do(unit)
                 except UadctlError as error:
-                    self._fail(unit, error, progress)
+                    self._fail(unit, error)
                     failed.append(unit)
                 except Exception as error:  # noqa: BLE001 - whatever ends a cell must not end the others
-                    self._fail(unit, error, progress)
+                    self._fail(unit, error)
                     failed.append(unit)
                 else:
                     # The record first: a unit that is done is never without what it was made of.
@@ -94,7 +101,7 @@ class Driver:
         self._record["finished"] = _now()
         self._write("failed" if failed else "done")
 
-    def _fail(self, unit: UnitFolder, error: Exception, progress: Progress) -> None:
+    def _fail(self, unit: UnitFolder, error: Exception) -> None:
         text = str(error) if isinstance(error, UadctlError) else f"{type(error).__name__}: {error}"
         unit.write_error("".join(traceback.format_exception(error)))
         unit.write("metrics", {"success": False, "error": text})
@@ -103,7 +110,7 @@ class Driver:
             {"category": unit.category, "label": unit.label, "seed": unit.seed, "error": text}
         )
         self._write("started")
-        progress.fail(f"{unit.category} / {unit.label}: {text}", error)
+        self._progress.fail(f"{unit.category} / {unit.label}: {text}", error)
 
     def _write(self, status: RunStatus) -> None:
         self._run.write("run", {**self._record, "status": status})
