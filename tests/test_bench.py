@@ -14,7 +14,9 @@ import pytest
 import tifffile
 
 from uadctl import run_benchmark
+from uadctl.bench import bench
 from uadctl.metrics import compute_aupro, compute_image_auroc, compute_pixel_auroc
+from uadctl.spec import Overrides, read_spec
 
 UNIT = "units/tile/vision_patchcore/0"
 
@@ -579,3 +581,63 @@ def test_dry_run_opens_no_image_and_makes_no_folder(uadctl, small, one_category,
     assert ended.json["models"]["vision_patchcore"]["weights"] == "package"
     assert not (tmp_path / "runs").exists()
     assert "1 unit; nothing was run." in uadctl("bench", *small, "--dry-run").out
+
+
+def _several(one_category, tmp_path, memory: str) -> tuple[Path, list[tuple[int, int]]]:
+    """A bench of three models, two of which share a backbone, and the hits and misses of their cache."""
+    from uadctl.features import cache
+
+    made: list[cache.FeatureCache] = []
+
+    class Watched(cache.FeatureCache):
+        def __init__(self, *, max_bytes: int) -> None:
+            super().__init__(max_bytes=max_bytes)
+            made.append(self)
+
+    spec = tmp_path / "several.toml"
+    spec.write_text(
+        f"""
+[run]
+feature_cache = "{memory}"
+[dataset]
+name = "mvtec"
+root = "{one_category}"
+[preprocess]
+size = 64
+[[model]]
+name = "patchcore"
+label = "ten"
+[[model]]
+name = "patchcore"
+label = "random"
+params = {{ coreset = "random", n_neighbors = 1 }}
+[[model]]
+name = "patchcore"
+label = "other layers"
+params = {{ layers = ["blocks.2"] }}
+"""
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache, "FeatureCache", Watched)
+        result = bench(read_spec(str(spec), Overrides(run_dir=str(tmp_path / memory))).spec)
+    assert not result.failed
+    return result.run.path, [(c.hits, c.misses) for c in made]
+
+
+def test_models_share_features_and_no_result_shows_it(one_category, tmp_path):
+    shared, with_cache = _several(one_category, tmp_path, "1GB")
+    alone, without = _several(one_category, tmp_path, "0MB")
+    batches = 2  # one of training images, one of test images
+    assert with_cache == [(batches, 2 * batches)]
+    assert without == []
+    files = sorted(p.relative_to(shared) for p in (shared / "units").rglob("*") if p.is_file())
+    assert len(files) > 30
+    for file in files:
+        if file.name != "timing.json":
+            assert (shared / file).read_bytes() == (alone / file).read_bytes(), file
+
+
+def test_the_cache_is_emptied_between_categories(one_category, tmp_path):
+    parts.write_category(one_category, "wood")
+    _, found = _several(one_category, tmp_path, "400kB")  # holds one category, 11 images of 17 and of 10 kB
+    assert found == [(2 * 2, 2 * 4)]

@@ -103,7 +103,7 @@ def test_an_unset_variable_is_named(uadctl, monkeypatch, tmp_path):
         (["--category", "til"], ' has no category "til"; did you mean tile?'),
         (["--model-kwargs", "[1]"], "error: --model-kwargs: expected a JSON object, found a list: "),
         (["--model-kwargs", "{"], "error: --model-kwargs is not valid JSON: "),
-        (["--model-kwargs", '{"coreset": 1}'], "did you mean coreset_ratio"),
+        (["--model-kwargs", '{"coreset_rate": 1}'], "did you mean coreset_ratio"),
         (["--set", "model.params.coreset_ratio=0.0"], "model.params.coreset_ratio=0.0: must lie in (0, 1]"),
         (["--set", "model.params.backbone=resnet19"], "no such backbone; did you mean resnet"),
         (["--checkpoint-path", "m.ckpt"], "vision_patchcore takes no checkpoint"),

@@ -253,7 +253,7 @@ def test_broken_files_keep_their_place_among_good_ones(finished, new):
     images = []
     for i in range(40):
         images += [str(new / "a_good.png")] if i % 5 == 0 else [str(new / f"absent{i}.png")]
-    lines = list(score(load_run(finished, device="cpu"), images, batch_size=4))
+    lines = list(score(load_run(finished, device="cpu"), images))
     assert [x.path for x in lines] == images
     assert [x.status for x in lines] == ["ok" if i % 5 == 0 else "error" for i in range(40)]
 

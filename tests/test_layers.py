@@ -15,7 +15,7 @@ ROOT = Path(uadctl.__file__).parent
 
 # Lowest first. A module may import from its own layer and those before; within "verbs" only from its own file.
 LAYERS = (
-    ("errors", "records", "progress", "atomic"),
+    ("errors", "records", "progress", "atomic", "heap"),
     ("spec",),
     ("imaging",),
     ("datasets",),

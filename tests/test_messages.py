@@ -23,13 +23,14 @@ def test_a_spec_with_three_mistakes(uadctl, tmp_path):
     assert ended.out == ""
     assert ended.err == (
         "error: specs/screw.toml:3: [run] batch is not a key of [run]; did you mean batch_size?\n"
-        "  [run] takes: batch_size, device, dir, engine, name, precision, seed, threads\n"
+        "  [run] takes: batch_size, device, dir, engine, feature_cache, name, precision, seed, threads\n"
         'error: specs/screw.toml:9: [model] name = "patchcor": no such model; did you mean vision_patchcore? '
         "See: uadctl models list\n"
         "error: specs/screw.toml:14: [model.params] coreset_fraction is not a parameter of vision_patchcore; "
         "did you mean coreset_ratio?\n"
-        "  vision_patchcore takes: backbone, batch_size, contamination, coreset_ratio, device, knn_backend, layers, "
-        "n_neighbors, neighborhood, pretrained, projection_dim, seed, sigma, weights\n"
+        "  vision_patchcore takes: backbone, batch_size, contamination, coreset, coreset_ratio, device, faiss_index, "
+        "feature_memory, knn_backend, knn_precision, knn_verify, layers, n_neighbors, neighborhood, precision, "
+        "pretrained, projection_dim, runtime, seed, sigma, weights\n"
         "specs/screw.toml: 3 problems (listed above); nothing was run.\n"
     )
 

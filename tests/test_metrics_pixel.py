@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -174,6 +175,58 @@ def test_how_scores_are_stored_changes_nothing(slab: int, monkeypatch: pytest.Mo
     assert values(masks, maps) == expected
     widths = (np.float32, np.float64, np.float16, np.float64)
     assert values(masks, [scores.astype(width) for scores, width in zip(maps, widths, strict=True)]) == expected
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 50])
+@pytest.mark.parametrize("ties", [False, True])
+def test_how_many_defect_scores_are_looked_at_together_changes_nothing(
+    chunk: int, ties: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, maps = example(ties)
+    limits = (0.001, 0.05, 0.3, 0.3, 1.0)
+
+    def result(stack: Any) -> dict[str, Any]:
+        return dict(m.evaluate_detector([0, 1], [0, 1], pixel_labels=masks, pixel_scores=stack)) | {
+            m.aupro_name(limit): m.compute_aupro(masks, stack, limit=limit) for limit in limits
+        }
+
+    wide = maps.astype(np.float64)
+    expected = result(maps)["pixel_metrics"]
+    areas = {name: value for name, value in result(maps).items() if name.startswith("aupro")}
+    monkeypatch.setattr("uadctl.metrics.descent.CHUNK", chunk)
+    for stack in (maps, wide, [maps[0], wide[1], maps[2], wide[3]]):
+        found = result(stack)
+        assert found["pixel_metrics"] == pytest.approx(expected, abs=1e-14, rel=0)
+        assert {name: found[name] for name in areas} == pytest.approx(areas, abs=1e-14, rel=0)
+
+
+def test_a_perfect_map_gives_one_exactly_however_many_scores_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uadctl.metrics.descent.CHUNK", 11)
+    masks, maps = example()
+    pixels = m.PixelMetrics()
+    for mask, scores in zip(masks, maps + 7 * masks, strict=True):
+        pixels.add(mask, scores)
+    assert set(pixels.result(fpr_limits=(0.05, 0.3, 0.7, 1)).metrics.values()) == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["all differ", "all equal"])
+def test_a_result_needs_little_more_than_one_number_a_defect_pixel(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uadctl.metrics.descent.CHUNK", 2**10)
+    rng = np.random.default_rng(0)
+    pixels = m.PixelMetrics()
+    mask = np.zeros((500, 500), np.uint8)
+    mask[:400] = 1
+    for _ in range(2):
+        scores = rng.random(mask.shape, dtype=np.float32) if kind == "all differ" else np.zeros(mask.shape, np.float32)
+        pixels.add(mask, scores)
+    pixels.result()  # sorts what is kept
+    tracemalloc.start()
+    try:
+        pixels.result(fpr_limits=(0.3, 0.05))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 2 * np.count_nonzero(mask)
 
 
 def test_nan_pixels_are_left_out_with_their_mask_pixels() -> None:

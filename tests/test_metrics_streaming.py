@@ -131,6 +131,8 @@ def test_bounds_by_hand_and_both_ends_reached() -> None:
     for scores, expected in [(worst, at_worst), (best, at_best)]:
         exact = measured(m.PixelMetrics(), [(mask, scores)]).result(fpr_limits=[1.0])
         assert exact.metrics == pytest.approx(expected, abs=1e-15)
+    # Evenly mixed, the first of the two defect scores has a third of the normal one above it, the second two thirds.
+    tied["pixel_ap"] = (1 / (1 + 1 + 1 / 3) + 2 / (2 + 1 + 2 / 3)) / 2
     streaming = measured(m.StreamingPixelMetrics(bins=2), [(mask, worst)])
     assert streaming.result(fpr_limits=[1.0]).metrics == pytest.approx(tied, abs=1e-15)
     assert streaming.bounds(fpr_limits=[1.0]) == pytest.approx(
@@ -145,8 +147,21 @@ def test_the_way_down_may_be_the_longer_one() -> None:
     exact = measured(m.PixelMetrics(), [(mask, scores)]).result().metrics["pixel_ap"]
     assert exact == pytest.approx(sum(i / (i + 1) for i in range(1, 21)) / 20)
     streaming = measured(m.StreamingPixelMetrics(bins=2), [(mask, scores)])
-    assert streaming.result().metrics["pixel_ap"] == pytest.approx(20 / 21)
-    assert 1 / 21 < 20 / 21 - exact <= streaming.bounds()["pixel_ap"] < 20 / 21 - exact + 0.01
+    value = streaming.result().metrics["pixel_ap"]
+    assert value == pytest.approx(sum(i / (i + i / 21) for i in range(1, 21)) / 20)
+    assert 1 / 21 < value - exact <= streaming.bounds()["pixel_ap"] < value - exact + 0.01
+
+
+def test_evenly_mixed_scores_leave_ap_almost_unmoved() -> None:
+    # As many bins as would be off by 1e-3 if all scores of a bin were tied.
+    rng = np.random.default_rng(12)
+    mask = (rng.random((300, 300)) < 0.02).astype(np.uint8)
+    scores = rng.normal(10, 1, mask.shape) + 1.5 * mask
+    exact = m.compute_pixel_ap([mask], [scores])
+    value = measured(m.StreamingPixelMetrics(bins=256), [(mask, scores)]).result().metrics["pixel_ap"]
+    tied = m.PixelStatistics(bins=256)
+    tied.add(mask, scores)
+    assert abs(value - exact) < 3e-4 < 1e-3 < abs(tied.resample([[1]])["pixel_ap"][0] - exact)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.int16, bool])
@@ -282,3 +297,32 @@ def test_what_cannot_be_compared_is_refused_and_not_counted() -> None:
 def test_too_few_bins_are_refused(bins: int) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(f'bins is {bins}; expected at least 2')}$"):
         m.StreamingPixelMetrics(bins=bins)
+
+
+@pytest.mark.parametrize("bins", [50, 2000, 65_536])
+def test_scores_of_both_signs_and_of_any_width_lie_within_the_bounds(bins: int) -> None:
+    # Standardised maps, their mirror image, maps of few digits and of float64, one after the other: windows of either
+    # sign, moved and opened anew as bits are dropped.
+    images = []
+    for i, (mask, scores) in enumerate(realistic(11, images=8, size=64)):
+        centred = (scores - 30) * (-1) ** i
+        images.append(
+            (mask, [centred, centred.astype(np.float16), np.exp(centred.astype(np.float64)), 1e6 * centred][i % 4])
+        )
+    for order in (images, images[::-1], images[1::2]):
+        compare(order, bins=bins)
+
+
+def test_few_digits_after_many_and_many_after_few() -> None:
+    # The bins of few digits are wide, and hold one score each; scores with more digits must not fall in with them.
+    few = np.arange(1, 65, dtype=np.float32).reshape(8, 8)
+    many = few + np.float32(2.0**-10)
+    mask = (few % 3 == 0).astype(np.uint8)
+    for images in (
+        [few, many, few],
+        [many, few, many],
+        [-few, few, -many, many],
+        [few, -many.astype(np.float64), -few],
+    ):
+        assert set(compare([(mask, scores) for scores in images]).values()) == {ROUNDING}
+        compare([(mask, scores) for scores in images], bins=40)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from uadctl.errors import DataError, ParamError
+from uadctl.errors import DataError, ParamError, RunError, SpecError
 from uadctl.models.patchcore import PatchCore
 from uadctl.records import Prediction, Size
 
@@ -167,7 +167,7 @@ def test_one_training_image_gives_scores_and_no_threshold():
     assert model.threshold_ is None
     assert model.decision_function([image(7)])[0] > 0
     with pytest.raises(
-        RuntimeError, match="^PatchCore has no threshold_: one training image leaves no other to compare"
+        RuntimeError, match="^PatchCore has no threshold_: it was fitted on one training image, or for a run"
     ):
         model.predict([image(7)])
 
@@ -200,6 +200,101 @@ def test_the_coreset_has_the_size_asked_for(fitted):
     assert fitted.memory_bank_.shape == (round(0.1 * 8 * 12 * 12), 152)
 
 
+def test_without_a_coreset_the_bank_is_every_patch_and_by_lot_it_is_as_large_as_the_greedy_one(fitted):
+    every = PatchCore(device="cpu", coreset="none").fit(GOOD[:3])
+    assert every.memory_bank_.shape == (3 * 12 * 12, 152)
+    lot = PatchCore(device="cpu", coreset="random").fit(GOOD)
+    assert lot.memory_bank_.shape == fitted.memory_bank_.shape
+    assert not torch.equal(lot.memory_bank_, fitted.memory_bank_)
+    bad, good = lot.predict_batch([scratched(100), surface(101)])
+    assert bad.score > 1.2 * good.score
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "none"])
+def test_features_on_disk_give_the_same_model(coreset):
+    seen: dict[str, list[Prediction]] = {"0MB": [], "1GB": []}
+    models = [
+        PatchCore(device="cpu", coreset=coreset, feature_memory=memory).fit(GOOD, left_out=seen[memory].append)
+        for memory in seen
+    ]
+    np.testing.assert_array_equal(*(m.memory_bank_.numpy() for m in models))
+    assert [p.score for p in seen["0MB"]] == [p.score for p in seen["1GB"]]
+    assert len(seen["0MB"]) == 8
+    assert models[0].predict_batch([scratched(3)])[0].score == models[1].predict_batch([scratched(3)])[0].score
+
+
+def test_left_out_scores_are_those_of_a_bank_without_the_image(fitted):
+    seen: list[Prediction] = []
+    model = PatchCore(device="cpu", coreset="none").fit(GOOD, left_out=seen.append)
+    for i in (0, 3, 7):
+        without = PatchCore(device="cpu", coreset="none").fit([g for j, g in enumerate(GOOD) if j != i])
+        expected = without.predict_batch([GOOD[i]])[0]
+        assert seen[i].score == pytest.approx(expected.score, rel=1e-5)
+        np.testing.assert_allclose(seen[i].map, expected.map, rtol=1e-4, atol=1e-4)
+    assert model.threshold_ == pytest.approx(np.quantile([p.score for p in seen], 0.9))
+
+
+def test_no_threshold_is_computed_for_nobody(monkeypatch):
+    def score(*arguments, **options):
+        raise AssertionError("a training image was scored")
+
+    monkeypatch.setattr(PatchCore, "_score", score)
+    model = PatchCore(device="cpu").fit(GOOD, threshold=False)
+    assert model.threshold_ is None
+
+
+def test_an_automatic_batch_size_is_found_recorded_and_kept(monkeypatch):
+    from uadctl.features.backbone import Backbone
+
+    asked = []
+    monkeypatch.setattr(Backbone, "best_batch_size", lambda self, size: asked.append(size) or 3)
+    model = PatchCore(device="cpu", batch_size="auto")
+    batches = []
+    embed = model._embed
+    monkeypatch.setattr(model, "_embed", lambda images: batches.append(len(images)) or embed(images))
+    model.fit(GOOD)
+    assert asked == [Size(96, 96)]
+    assert batches == [3, 3, 2]
+    assert model.images_per_batch == model.facts()["batch_size"] == 3
+    assert PatchCore(device="cpu", pretrained=False, batch_size="auto").restore(*model.state()).images_per_batch == 3
+
+
+def test_a_model_keeps_the_precision_that_it_was_fitted_in():
+    model = PatchCore(device="cpu", precision="bf16").fit(GOOD)
+    tensors, facts = model.state()
+    assert facts["precision"] == model.facts()["precision"] == "bf16"
+    copy = PatchCore(device="cpu", pretrained=False, precision="auto").restore(tensors, facts)
+    assert copy.facts()["precision"] == "bf16"
+    assert copy.predict_batch([scratched(3)])[0].score == model.predict_batch([scratched(3)])[0].score
+
+
+def test_a_model_of_version_0_2_is_restored(fitted):
+    tensors, facts = fitted.state()
+    old = {key: value for key, value in facts.items() if key in ("threshold", "weights")}
+    copy = PatchCore(device="cpu", pretrained=False).restore(tensors, old)
+    assert copy.predict_batch([scratched(3)])[0].score == fitted.predict_batch([scratched(3)])[0].score
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "random", "none"])
+def test_features_that_are_no_numbers_are_refused(coreset):
+    broken = {0: [[0.0, 0.0], [0.0, float("nan")], [1.0, 0.0], [1.0, 1.0]], 7: [[float("inf"), 0.0]] * 4}
+    with pytest.raises(ValueError, match="^features contain NaN or infinity$"):
+        Known(broken, coreset=coreset).fit([image(0)])
+    model = Known(FEATURES | {7: broken[7]}).fit([image(0)])
+    with pytest.raises(RunError, match="^efficientnet_lite0: features contain NaN or infinity$"):
+        model.predict_batch([image(7)])
+
+
+def test_a_model_whose_precision_is_not_to_be_had_says_so(fitted):
+    tensors, facts = fitted.state()
+    with pytest.raises(SpecError) as caught:
+        PatchCore(device="cpu", pretrained=False).restore(tensors, facts | {"precision": "fp16"})
+    assert caught.value.message == (
+        'the model was fitted with precision fp16 and cannot be used here: precision "fp16": not on device "cpu"'
+    )
+    assert caught.value.help == 'Use it on a device that has this precision, or fit it with precision = "fp32".'
+
+
 def test_the_bank_is_in_the_order_of_the_images_not_of_the_choice():
     model = Known(
         {0: [[0.0, 0.0], [5.0, 0.0], [1.0, 0.0], [4.0, 0.0]], 1: [[2.0, 0.0], [9.0, 0.0], [3.0, 0.0], [8.0, 0.0]]}
@@ -227,7 +322,11 @@ def test_every_neighbour_backend_gives_the_same_predictions(fitted, backend):
         ({"n_neighbors": 0}, r"n_neighbors \(=0\) must be at least 1"),
         ({"sigma": -1.0}, r"sigma \(=-1.0\) must be at least 0"),
         ({"contamination": 0.5}, r"contamination \(=0.5\) must lie in \(0, 0.5\)"),
-        ({"knn_backend": "annoy"}, r"knn_backend \(='annoy'\) must be one of torch, numpy, sklearn, faiss"),
+        ({"knn_backend": "annoy"}, "knn_backend 'annoy' is unknown; choose one of: torch, numpy, sklearn, faiss"),
+        ({"coreset": "all"}, r"coreset \(='all'\) must be one of greedy, random, none"),
+        ({"feature_memory": "4TB"}, r"feature_memory \(='4TB'\) must be a size such as \"500MB\" or \"4GB\""),
+        ({"batch_size": 0}, r"batch_size \(=0\) must be at least 1, or \"auto\""),
+        ({"knn_backend": "faiss", "knn_verify": True}, "knn_verify is for knn_backend \"torch\", found 'faiss'"),
         ({"layers": ("blocks.3",)}, r"layers \(=\['blocks.3'\]\) must be distinct layers of efficientnet_lite0: .*"),
         ({"backbone": "resnet19"}, r'backbone \(="resnet19"\): no such backbone; did you mean resnet'),
     ],

@@ -67,13 +67,13 @@ def test_a_model_is_shown_with_every_parameter(uadctl):
     rows = cells(text)
     for expected in (
         ["parameter", "type", "default", "meaning"],
-        ["coreset_ratio", "float", "0.1", "share of the training patches kept, in (0, 1]."],
+        ["coreset_ratio", "float", "0.1", "share of the training patches that greedy and random keep, in (0, 1]."],
         ["layers", "tuple[str, ...]", "its stages to use; none given: those the registry names for the backbone."],
         [
             "knn_backend",
             "str",
             "torch",
-            "library that finds the nearest neighbours; all are exact. One of: faiss, numpy, sklearn, torch.",
+            "library that finds the nearest neighbours. One of: faiss, numpy, sklearn, torch.",
         ],
         ["device", "str", "[run] device", '"auto", "cpu", "cuda", "cuda:N" or "mps".'],
         ["backbone", "layers", "channels", "stride", "other layers"],
@@ -82,7 +82,7 @@ def test_a_model_is_shown_with_every_parameter(uadctl):
     ):
         assert expected in rows
     shown = [row[0] for row in rows]
-    assert len(list_params("patchcore")) >= 14
+    assert len(list_params("patchcore")) >= 22
     for param in list_params("patchcore"):
         assert param.name in shown
     for backbone in BACKBONES:
@@ -115,11 +115,11 @@ def test_a_model_in_json(uadctl):
         "default": "torch",
         "required": False,
         "choices": ["faiss", "numpy", "sklearn", "torch"],
-        "meaning": "library that finds the nearest neighbours; all are exact.",
+        "meaning": "library that finds the nearest neighbours.",
         "from_run": False,
         "settable": True,
     }
-    assert [name for name, p in by_name.items() if p["from_run"]] == ["device", "seed", "batch_size"]
+    assert [name for name, p in by_name.items() if p["from_run"]] == ["precision", "device", "seed", "batch_size"]
     assert [b["name"] for b in found["backbones"]] == list(BACKBONES)
     assert found["backbones"][0]["channels"] == BACKBONES["efficientnet_lite0"].channels
 

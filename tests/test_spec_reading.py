@@ -64,6 +64,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
             "precision": "fp32",
             "batch_size": 16,
             "threads": usable_cores(),
+            "feature_cache": "1GB",
             "dir": str(tmp_path / "runs"),
             "engine": "local",
         },
@@ -284,7 +285,7 @@ split = "validation"
         "s.toml:1: seed is in no table; did you mean [run] seed?",
         "s.toml:3: [run] sed is not a key of [run]; did you mean seed?",
         's.toml:4: [run] device = "gpu": expected "auto", "cpu", "cuda", "cuda:N" or "mps"',
-        "s.toml:5: [run] batch_size = 0: expected an integer >= 1",
+        's.toml:5: [run] batch_size = 0: expected an integer of at least 1, or "auto"',
         "s.toml:6: [run] threads = true: expected an integer >= 1, found true or false",
         f's.toml:7: [run] name = "a/b": {name}',
         "s.toml:8: [datset] is not a table of a spec; did you mean dataset?",
@@ -708,5 +709,5 @@ def test_every_key_has_a_meaning_in_the_schema() -> None:
             assert facts.get("description"), f"{name}.{key} has no description"
             checked += 1
     assert checked >= 34
-    assert definitions["RunTable"]["properties"]["batch_size"]["minimum"] == 1
+    assert definitions["RunTable"]["properties"]["threads"]["minimum"] == 1
     assert definitions["RunSpec"]["required"] == ["run", "dataset", "model"]

@@ -13,6 +13,7 @@ TEXT = """\
 [run]
 name = "x$${A}"
 threads = 3
+feature_cache = "1GB"
 dir = "out"
 [dataset]
 name = "folder"
@@ -77,6 +78,7 @@ device = "auto"
 precision = "fp32"
 batch_size = 16
 threads = 3
+feature_cache = "1GB"
 dir = "{tmp_path}/runs"
 engine = "local"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from uadctl import heap
 from uadctl.errors import DataError, RunError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
 from uadctl.imaging.files import image_size, read_mask, write_map, write_png
@@ -41,6 +42,7 @@ from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from uadctl.features.cache import FeatureCache
     from uadctl.models.base import Detector
     from uadctl.runs.fitted import Fitted
     from uadctl.spec import RunSpec
@@ -98,9 +100,10 @@ def _bench(
                 help="Start a new run.",
             )
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
+    shared = _SharedFeatures(spec)
 
     def work(unit: UnitFolder) -> None:
-        facts = _bench_cell(spec, cells[unit.path], unit, driver, progress)
+        facts = _bench_cell(spec, cells[unit.path], unit, driver, progress, shared.of(unit.category))
         driver.describe(unit, data=fingerprint(unit.category), model=facts)
 
     failed = driver.work(units, work)
@@ -185,9 +188,30 @@ def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if key != "schema"}
 
 
-def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress) -> dict[str, Any]:
+class _SharedFeatures:
+    """The cache in which the models of one category find each other's feature maps; one category at a time."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._category: str | None = None
+        self._cache: FeatureCache | None = None
+        if len(spec.models) > 1 and spec.run.feature_cache_bytes:
+            from uadctl.features.cache import FeatureCache
+
+            self._cache = FeatureCache(max_bytes=spec.run.feature_cache_bytes)
+
+    def of(self, category: str) -> FeatureCache | None:
+        """The cache for this category; None in a bench of one model, and without memory for it."""
+        if self._cache is not None and category != self._category:
+            self._cache.clear()
+        self._category = category
+        return self._cache
+
+
+def _bench_cell(
+    spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress, feature_cache: FeatureCache | None
+) -> dict[str, Any]:
     """Fit, score and measure one cell into its folder. Returns the facts of the fitted model."""
-    trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
+    trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache)
     size = fitted_model.save(trained, unit)
 
     warn = driver.warn
@@ -203,7 +227,6 @@ def _bench_cell(spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, pro
             trained.detector,
             [s.path for s in cell.test],
             geometry=trained.geometry,
-            batch_size=spec.run.batch_size,
             threads=spec.run.threads,
         )
         for sample, item in zip(cell.test, found, strict=True):
@@ -238,10 +261,10 @@ def _one_sided(counts: Mapping[str, int]) -> str:
     return f"the test split has no defect image ({counts['normal_images']} normal)"
 
 
-def _exact_bytes(samples: Iterable[Sample]) -> int:
-    """What exact pixel metrics of these images will hold: a float32 a pixel, and a quarter more while they are sorted.
+def _pixels(samples: Iterable[Sample]) -> int:
+    """How many pixels these images have together, from the files' headers.
 
-    Sizes come from the files' headers. An image that cannot be read holds nothing; the stage that decodes it says so.
+    An image that cannot be read has none; the stage that decodes it says so.
     """
     pixels = 0
     for sample in samples:
@@ -250,7 +273,7 @@ def _exact_bytes(samples: Iterable[Sample]) -> int:
         except DataError:
             continue
         pixels += size.height * size.width
-    return 5 * pixels
+    return pixels
 
 
 class _Tested:
@@ -265,7 +288,9 @@ class _Tested:
         self.pixel_mode: Literal["exact", "streaming"] | None = None
         self._pixels: PixelMetrics | StreamingPixelMetrics = PixelMetrics()
         if self._measures_pixels:
-            self.pixel_mode = "exact" if _exact_bytes(cell.test) <= spec.metrics.memory_bytes else "streaming"
+            self.pixel_mode = "streaming"
+            if PixelMetrics.memory_for(_pixels(cell.test)) <= spec.metrics.memory_bytes:
+                self.pixel_mode = "exact"
         if self.pixel_mode == "streaming":
             self._pixels = StreamingPixelMetrics()
         self._labels: list[int] = []
@@ -372,6 +397,7 @@ class _Tested:
         write_png(self._unit.overlay_path(self._stems[sample.relative]), picture)
 
     def metrics(self) -> Metrics:
+        heap.give_back()
         image = self._trained.calibration.image
         at_images = evaluate_images(self._labels, self._scores, image.value, threshold_reason=image.reason)
         counts = {"train_images": self._fitting.images, "broken_images": self._broken + len(self._fitting.broken)}

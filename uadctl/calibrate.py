@@ -149,17 +149,11 @@ def _from_images(
     use_threads(spec.run.threads)
     new = []
     for unit, before in zip(units, old, strict=True):
-        fitted = load(unit, device=device or spec.run.device, batch_size=spec.run.batch_size)
+        fitted = load(unit, device=device or spec.run.device)
         scores: list[float] = []
         pixels = PixelCalibration()
         problems: list[str] = []
-        found = stream(
-            fitted.detector,
-            paths,
-            geometry=fitted.geometry,
-            batch_size=spec.run.batch_size,
-            threads=spec.run.threads,
-        )
+        found = stream(fitted.detector, paths, geometry=fitted.geometry, threads=spec.run.threads)
         with progress.task(f"calibrate {unit.category} · {unit.label}", len(paths)) as task:
             for item in found:
                 if item.prediction is None:

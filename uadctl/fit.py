@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from uadctl import heap
 from uadctl.errors import DataError
 from uadctl.inference import stream, training_images, use_threads
 from uadctl.plan import Cell, Plan, build_detector, make_plan
@@ -26,6 +27,7 @@ from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from uadctl.features.cache import FeatureCache
     from uadctl.imaging.geometry import Geometry
     from uadctl.models.base import Detector
     from uadctl.records import Sample
@@ -98,14 +100,22 @@ def fit_timing(report: FitReport, model_bytes: int) -> dict[str, Any]:
     return {"fit_seconds": round(report.seconds, 3), "train_images": report.images, "model_bytes": model_bytes}
 
 
-def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[str], None]) -> tuple[Fitted, FitReport]:
+def fit_cell(
+    spec: RunSpec,
+    cell: Cell,
+    *,
+    progress: Progress,
+    warn: Callable[[str], None],
+    feature_cache: FeatureCache | None = None,
+) -> tuple[Fitted, FitReport]:
     """Fit and calibrate one cell.
 
+    feature_cache: shared by the cells of a bench.
     warn: is told of what the user should know and the run's record should keep.
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
     use_threads(spec.run.threads)
-    detector = build_detector(spec, cell.model)
+    detector = build_detector(spec, cell.model, feature_cache=feature_cache)
     geometry = geometry_for(spec.preprocess, stride=detector.stride)
     report = FitReport()
     title = f"{cell.category} · {cell.model.label}"
@@ -134,9 +144,10 @@ def fit_cell(spec: RunSpec, cell: Cell, *, progress: Progress, warn: Callable[[s
     source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out)
     start = time.perf_counter()
     left_out = source.take if source.kind == "leave-one-out" else None
-    detector.fit(decoded(source.train), left_out=left_out, progress=progress)
+    detector.fit(decoded(source.train), left_out=left_out, threshold=False, progress=progress)
+    heap.give_back()
     if source.kind in ("validation", "holdout"):
-        _score_normal(detector, source, geometry, spec, progress, title, broken)
+        _score_normal(detector, source, geometry, spec.run.threads, progress, title, broken)
     calibration = source.result(images=report.images)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
@@ -218,16 +229,14 @@ def _score_normal(
     detector: Detector,
     source: _Calibrating,
     geometry: Geometry,
-    spec: RunSpec,
+    threads: int,
     progress: Progress,
     title: str,
     broken: Callable[[Sample, DataError], None],
 ) -> None:
     paths = [s.path for s in source.normal]
     with progress.task(f"calibrate {title}", len(paths)) as task:
-        for item in stream(
-            detector, paths, geometry=geometry, batch_size=spec.run.batch_size, threads=spec.run.threads
-        ):
+        for item in stream(detector, paths, geometry=geometry, threads=threads):
             if item.prediction is not None:
                 source.take(item.prediction)
             elif item.error is not None:

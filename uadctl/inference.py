@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uadctl import heap
 from uadctl.errors import DataError
 from uadctl.imaging.files import read_image
 from uadctl.imaging.geometry import Geometry
@@ -129,14 +130,14 @@ def stream(
     sources: Iterable[Image],
     *,
     geometry: Geometry,
-    batch_size: int = 16,
     threads: int = 2,
     include_maps: bool = True,
 ) -> Iterator[Scored]:
-    """Score each source, in order.
+    """Score each source, in order, as many at a time as the detector likes.
 
     Raises what the detector raises; a source that cannot be read is a `Scored` with its `error`, and never a score.
     """
+    batch_size = detector.images_per_batch
     batch: list[Decoded] = []
     waiting = 0
     for item in decode(sources, geometry=geometry, threads=threads):
@@ -149,6 +150,7 @@ def stream(
         if waiting == batch_size or len(batch) >= 2 * batch_size:
             yield from _predict(detector, batch, include_maps)
             batch, waiting = [], 0
+            heap.give_back()
     yield from _predict(detector, batch, include_maps)
 
 

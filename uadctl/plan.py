@@ -11,13 +11,14 @@ from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
 from uadctl.spec.grammar import is_name
-from uadctl.spec.signature import constructor_kwargs
+from uadctl.spec.signature import constructor_kwargs, get_model_signature_info
 from uadctl.spec.values import nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uadctl.datasets import Dataset
+    from uadctl.features.cache import FeatureCache
     from uadctl.models.base import Detector
     from uadctl.spec.grammar import DatasetTable, ModelTable
 
@@ -79,9 +80,15 @@ def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None 
     return Plan(spec, cells)
 
 
-def build_detector(spec: RunSpec, model: ModelTable) -> Detector:
-    """An unfitted detector with the model's parameters; what the user left open comes from `[run]`."""
-    detector: Detector = create_model(model.name, **constructor_kwargs(spec.run, model))
+def build_detector(spec: RunSpec, model: ModelTable, *, feature_cache: FeatureCache | None = None) -> Detector:
+    """An unfitted detector with the model's parameters; what the user left open comes from `[run]`.
+
+    feature_cache: handed to the models that can use one.
+    """
+    kwargs = constructor_kwargs(spec.run, model)
+    if feature_cache is not None and "feature_cache" in get_model_signature_info(model.name)[0]:
+        kwargs["feature_cache"] = feature_cache
+    detector: Detector = create_model(model.name, **kwargs)
     return detector
 
 

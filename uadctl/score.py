@@ -99,7 +99,6 @@ def score(
     threshold: float | None = None,
     maps: str | None = None,
     masks: str | None = None,
-    batch_size: int = 16,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> Iterator[ScoreLine]:
@@ -121,9 +120,7 @@ def score(
     _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
     use_threads(threads)
     limit = fitted.calibration.image.value if threshold is None else threshold
-    found = stream(
-        fitted.detector, [s.path for s in sources], geometry=fitted.geometry, batch_size=batch_size, threads=threads
-    )
+    found = stream(fitted.detector, [s.path for s in sources], geometry=fitted.geometry, threads=threads)
     with progress.task("score", len(sources)) as task:
         for source, item in zip(sources, found, strict=True):
             path, exact = _printable(source.path)

@@ -76,7 +76,7 @@ def score(
     from uadctl.runs.fitted import load
     from uadctl.score import score as score_images
 
-    fitted = load(unit, device=device or spec.run.device, batch_size=spec.run.batch_size)
+    fitted = load(unit, device=device or spec.run.device)
     if threshold is None and fitted.calibration.image.value is None:
         reason = fitted.calibration.image.reason
         if fail_on_anomaly:
@@ -93,7 +93,6 @@ def score(
             threshold=threshold,
             maps=maps,
             masks=masks,
-            batch_size=spec.run.batch_size,
             threads=spec.run.threads,
             progress=progress,
         )

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from uadctl.errors import SpecError, WeightsError
+from uadctl.features.network import COUNTER, Architecture
 from uadctl.features.weights import find_weights, load_state
 from uadctl.spec.registry import load_target, resolve_backbone
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
+
+    from uadctl.features.cache import FeatureCache
+    from uadctl.records import Size
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Runtime = Literal["torch", "openvino"]
+
+# Pixels computed together on a processor: two images of 256x256, whose activations take 12 MiB at the widest of Lite0.
+# Those of more neither stay in its cache nor in the allocator's hands: glibc gives every block of 32 MiB and more back
+# to the system, and what is asked for anew is zeroed page by page. 1, 2 and 4 images at a time take equally long, 8 a
+# third longer, 16 three times as long; the fewer, the less memory.
+_TOGETHER = 1 << 17
+# best_batch_size: how many are tried, how often, and by how much more images must be faster to be worth their memory.
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_REPEATS = 3
+_GAIN = 0.03
+# How MPS says what is torch.OutOfMemoryError elsewhere.
+_MPS_IS_FULL = ("MPS backend out of memory", "Invalid buffer size")
 
 _DEVICES = "Expected: auto (the best there is), cpu, cuda, cuda:N or mps."
 
@@ -43,17 +65,111 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def resolve_precision(precision: Precision, *, device: str, runtime: Runtime) -> str:
+    """The precision in effect: "fp32", "bf16" or "fp16".
+
+    "auto" is the fastest that the hardware has instructions for: on a processor bf16 with AMX or AVX512-BF16, on CUDA
+    bf16 from compute capability 8.0 and fp16 before, else fp32.
+
+    device: as `resolve_device` gives it. Raises SpecError for what the device or the runtime cannot do, BackendMissing.
+    """
+    if precision not in get_args(Precision):
+        raise SpecError(f'precision "{precision}": no such precision', help="Expected: fp32, bf16, fp16 or auto.")
+    if runtime not in get_args(Runtime):
+        raise SpecError(f'runtime "{runtime}": no such runtime', help="Expected: torch or openvino.")
+    if runtime == "openvino" and device != "cpu":
+        raise SpecError(
+            f'runtime "openvino" computes on the processor, not on device "{device}"',
+            help='Use device "cpu", or runtime "torch".',
+        )
+    kind = device.partition(":")[0]
+    if precision == "fp32":
+        return precision
+    if kind == "cpu":
+        return _on_a_processor(precision, runtime)
+    if kind == "cuda":
+        return _on_cuda(precision, device)
+    return _on_mps(precision)
+
+
+def _on_a_processor(precision: Precision, runtime: Runtime) -> str:
+    import torch
+
+    if precision == "fp16":
+        raise SpecError(
+            'precision "fp16": not on device "cpu"', help='Use precision "bf16", which has the same size, or "fp32".'
+        )
+    if runtime == "openvino":
+        from uadctl.features.openvino_runtime import offers_bf16
+
+        fast = able = offers_bf16()
+    else:
+        onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        able = onednn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        fast = able and any(
+            getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        )
+    if precision == "auto":
+        return "bf16" if fast else "fp32"
+    if not able:
+        raise SpecError(
+            f'precision "bf16": runtime "{runtime}" cannot compute in it on this processor',
+            help='Use precision "fp32".',
+        )
+    return precision
+
+
+def _on_cuda(precision: Precision, device: str) -> str:
+    import torch
+
+    ampere = torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "auto":
+        return "bf16" if ampere else "fp16"
+    if precision == "bf16" and not ampere:
+        raise SpecError(
+            f'precision "bf16": device "{device}" has compute capability '
+            f"{'.'.join(map(str, torch.cuda.get_device_capability(device)))}, bf16 needs 8.0",
+            help='Use precision "fp16", or "fp32".',
+        )
+    return precision
+
+
+def _on_mps(precision: Precision) -> str:
+    import torch
+
+    if precision == "auto":
+        return "fp32"
+    if precision == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise SpecError(
+            'precision "bf16": device "mps" has it from macOS 14 on', help='Use precision "fp16", or "fp32".'
+        )
+    return precision
+
+
 class Backbone:
     """One of the registry's networks in eval mode, cut after the last layer used.
+
+    Batch norms are folded into the convolutions, which moves features by the rounding of float32 (about 1e-6 of their
+    size). Images of one batch are computed in groups that fit a processor's cache; group by group, a library may choose
+    another kernel, so the last bits of an image's features can depend on the number of images beside it and on the
+    number of threads. The same batch gives the same bits.
 
     name:    a registered backbone, e.g. "efficientnet_lite0".
     layers:  names of its stages; None takes the registry's default.
     pretrained: False leaves the weights random (seeded), which learns nothing useful but needs no file.
     weights: a checkpoint file to use in place of the published one.
     state:   tensors of an already fitted model, in place of any file.
+    device:  as `resolve_device` gives it.
+    precision: of weights and activations; features come out as float32. See `resolve_precision`.
+    runtime: "torch", or "openvino" (an extra; processors only; as many threads as torch has at the first batch).
+    cache:   where batches that were computed before are looked up.
 
-    Attributes: `entry`, `layers` (in network order), `weights` (facts for the run's record).
-    Raises SpecError for an unknown name, ValueError for layers, WeightsError.
+    On CUDA, convolutions of the whole process no longer round float32 to TF32 from the first batch on.
+
+    Attributes: `entry`, `layers` (in network order), `weights` (facts for the run's record), `device`, `precision` (the
+    one in effect), `runtime`.
+    Raises SpecError for an unknown name or what the device cannot do, ValueError for layers, WeightsError,
+    BackendMissing.
     """
 
     def __init__(
@@ -66,6 +182,9 @@ class Backbone:
         state: Mapping[str, torch.Tensor] | None = None,
         device: str = "cpu",
         seed: int = 0,
+        precision: Precision = "fp32",
+        runtime: Runtime = "torch",
+        cache: FeatureCache | None = None,
     ) -> None:
         import torch
 
@@ -78,55 +197,188 @@ class Backbone:
                 f"{', '.join(self.entry.channels)}"
             )
         self.layers = tuple(layer for layer in self.entry.channels if layer in wanted)
-        module, _, _ = self.entry.target.partition(":")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._network: Any = load_target(self.entry.target)(self.entry.name, self.layers)
+        self.device = device
+        self.precision = resolve_precision(precision, device=device, runtime=runtime)
+        self.runtime = runtime
+        if runtime == "openvino":
+            from uadctl.features.openvino_runtime import library
+
+            library()
+        self._cache = cache
+        module = self.entry.target.partition(":")[0]
+        self._architecture: Architecture = load_target(self.entry.target)(self.entry.name, self.layers)
         self.weights: dict[str, str]
         if state is not None:
-            self._network.load_state_dict(state)
+            self._state = self._checked(state, "the tensors of the model")
             self.weights = {"weights": "model"}
         elif pretrained:
             found = find_weights(self.entry, path=weights)
-            tensors = load_target(f"{module}:convert")(load_state(found.path))
-            self._load(tensors, str(found.path))
+            self._state = self._checked(load_target(f"{module}:convert")(load_state(found.path)), str(found.path))
             self.weights = {"weights": found.source, "weights_file": found.path.name, "weights_sha256": found.sha256}
         else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                drawn = load_target(f"{module}:draw")(self.entry.name, self._architecture)
+            self._state = self._checked(drawn, "the random tensors")
             self.weights = {"weights": "random"}
-        self.device = device
-        if device.startswith("cuda"):
-            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
-            torch.backends.cudnn.allow_tf32 = False
-        self._network.eval().requires_grad_(False)
-        self._network.to(device=device, memory_format=torch.channels_last)
-        mean, std = self.entry.mean, self.entry.std
-        self._mean = torch.tensor(mean, device=device)[None, :, None, None]
-        self._std = torch.tensor(std, device=device)[None, :, None, None]
 
-    def _load(self, tensors: Mapping[str, torch.Tensor], path: str) -> None:
-        own = self._network.state_dict()
-        missing = sorted(own.keys() - tensors.keys())
-        if not missing:
-            missing = sorted(k for k in own if own[k].shape != tensors[k].shape)
-        if missing:
+    def _checked(self, tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+        """Those of `tensors` that the cut network has, on the CPU in float32."""
+        import torch
+
+        own = {key: shape for key, shape in self._architecture.shapes().items() if not key.endswith(COUNTER)}
+        wrong = [key for key, shape in own.items() if key not in tensors or tensors[key].shape != shape]
+        if wrong:
             raise WeightsError(
-                f"{path}: not a checkpoint of {self.entry.name}: {len(missing)} of {len(own)} tensors are absent or of "
-                f"another shape, the first is {missing[0]}"
+                f"{source}: not a checkpoint of {self.entry.name}: {len(wrong)} of {len(own)} tensors are absent or of "
+                f"another shape, the first is {min(wrong)}"
             )
-        self._network.load_state_dict({key: tensors[key] for key in own})
+        state = {}
+        for key in self._architecture.shapes():
+            if key in own:
+                state[key] = tensors[key].detach().to("cpu", torch.float32).contiguous()
+            else:
+                state[key] = tensors.get(key, torch.tensor(0)).detach().to("cpu", torch.int64)
+        return state
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors of the cut network, on the CPU: what `state=` takes."""
-        return {key: value.cpu().contiguous() for key, value in self._network.state_dict().items()}
+        """The tensors of the cut network as they were loaded, on the CPU: what `state=` takes. Read them only."""
+        return dict(self._state)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Who computes: equal for backbones whose features of a batch have the same bits, in this process."""
+        digest = hashlib.sha256()
+        for key, tensor in self._state.items():
+            if not key.endswith(COUNTER):
+                digest.update(tensor.numpy().data)
+        return " ".join(
+            (
+                self.entry.name,
+                ",".join(self.layers),
+                self.runtime,
+                self.precision,
+                self.device,
+                digest.hexdigest(),
+            )
+        )
 
     def __call__(self, images: NDArray[np.uint8]) -> list[torch.Tensor]:
         """Feature maps of `layers` for a batch.
 
-        images: (B, H, W, 3) RGB uint8. Returns one (B, channels, h, w) float32 tensor a layer, on `device`.
+        images: (B, H, W, 3) RGB uint8. Returns one (B, channels, h, w) float32 tensor a layer, on `device`, with the
+        channels of a pixel side by side in memory (channels_last). Raises ValueError for other images.
         """
         import torch
 
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not images.size:
+            raise ValueError(
+                f"images must be a non-empty (B, H, W, 3) uint8 array, found shape {images.shape}, {images.dtype}"
+            )
+        if self._cache is None:
+            return self._compute(images)
+        key = self._cache.key(f"{self.identity} {torch.get_num_threads()}", images)
+        features = self._cache.get(key)
+        if features is None:
+            features = self._compute(images)
+            self._cache.put(key, features)
+        return features
+
+    def best_batch_size(self, size: Size) -> int:
+        """The number of images at once that this device computes fastest, measured now: 1, 2, 4 … 64.
+
+        More are tried as long as they cut the time an image by more than 3 % and fit into the device's memory. The
+        answer depends on the machine and on what else it does, and an image's last bits may depend on the answer: who
+        uses it gives up that two runs have the same bytes. Takes seconds on a processor.
+
+        size: height and width of the images. Raises torch.OutOfMemoryError if not even one fits.
+        """
+        import torch
+
+        noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        best, least = _BATCHES[0], self._seconds(noise)
+        for number in _BATCHES[1:]:
+            try:
+                seconds = self._seconds(np.repeat(noise, number, axis=0))
+            except torch.OutOfMemoryError:
+                break
+            except RuntimeError as error:
+                if self.device != "mps" or not any(text in str(error) for text in _MPS_IS_FULL):
+                    raise
+                break
+            if seconds > (1 - _GAIN) * least:
+                break
+            best, least = number, seconds
+        return best
+
+    def _seconds(self, images: NDArray[np.uint8]) -> float:
+        """Wall-clock seconds an image, the least of some tries after one that warms up."""
+        import torch
+
+        times = []
+        for _ in range(1 + _REPEATS):
+            start = time.perf_counter()
+            self._compute(images)
+            if self.device.startswith("cuda"):
+                torch.cuda.synchronize(self.device)
+            elif self.device == "mps":
+                torch.mps.synchronize()
+            times.append(time.perf_counter() - start)
+        return min(times[1:]) / len(images)
+
+    # -- computing
+
+    def _compute(self, images: NDArray[np.uint8]) -> list[torch.Tensor]:
+        import torch
+
+        images = np.require(images, requirements=("C", "W"))  # torch warns of arrays that it may not write to
+        together = max(1, _TOGETHER // (images.shape[1] * images.shape[2])) if self.device == "cpu" else len(images)
         with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-            x = ((x.float() - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-            return [out.contiguous() for out in self._network(x, self.layers)]
+            if len(images) <= together:
+                return self._run(images)
+            out: list[torch.Tensor] = []
+            for start in range(0, len(images), together):
+                part = self._run(images[start : start + together])
+                if not out:
+                    out = [
+                        torch.empty((len(images), *m.shape[1:]), device=m.device, memory_format=torch.channels_last)
+                        for m in part
+                    ]
+                for whole, features in zip(out, part, strict=True):
+                    whole[start : start + together] = features
+            return out
+
+    @functools.cached_property
+    def _run(self) -> Callable[[NDArray[np.uint8]], list[torch.Tensor]]:
+        """The network, built at the first batch: a backbone whose features all come from the cache needs none."""
+        import torch
+
+        mean, std = self.entry.mean, self.entry.std
+        if self.runtime == "openvino":
+            from uadctl.features.openvino_runtime import OpenVINONetwork
+
+            openvino = OpenVINONetwork(
+                self._architecture,
+                self._state,
+                mean=mean,
+                std=std,
+                precision=self.precision,
+                threads=torch.get_num_threads(),
+            )
+            return lambda images: [torch.from_numpy(m).permute(0, 3, 1, 2) for m in openvino(images)]
+
+        from uadctl.features.torch_runtime import TorchNetwork
+
+        if self.device.startswith("cuda"):
+            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
+        network = TorchNetwork(
+            self._architecture, self._state, mean=mean, std=std, device=self.device, precision=self.precision
+        )
+        return lambda images: network(self._to_device(torch.from_numpy(images)))
+
+    def _to_device(self, images: Any) -> Any:
+        if self.device.startswith("cuda"):
+            # From pinned memory the copy runs beside what the GPU still computes.
+            return images.pin_memory().to(self.device, non_blocking=True)
+        return images.to(self.device)

@@ -23,6 +23,7 @@ from uadctl.metrics.pixel import (
 from uadctl.metrics.pooled import pixel_metric_names
 from uadctl.metrics.record import COUNTED, Metrics, mean_metrics, merge, undefined
 from uadctl.metrics.region import aupro_name
+from uadctl.metrics.resampling import PixelStatistics, bootstrap_weights, resample_image_metrics
 from uadctl.metrics.saturated import compute_spro
 from uadctl.metrics.streaming import StreamingPixelMetrics
 
@@ -37,6 +38,9 @@ __all__ = [
     "compute_spro",
     "PixelMetrics",
     "StreamingPixelMetrics",
+    "PixelStatistics",
+    "bootstrap_weights",
+    "resample_image_metrics",
     "is_anomalous",
     "threshold_counts",
     "evaluate_images",

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.metrics.ranking import Ranking, auroc, average_precision, f1_max, rank
+from uadctl.metrics.ranking import RankingSums, auroc, average_precision, f1_max, rank
 from uadctl.metrics.record import Metrics, undefined
 
-_RANKED: dict[str, tuple[str, Callable[[Ranking], float]]] = {
+_RANKED: dict[str, tuple[str, Callable[[RankingSums], float]]] = {
     "image_auroc": ("image AUROC", auroc),
     "image_ap": ("image AP", average_precision),
     "image_f1max": ("image F1-max", f1_max),
@@ -70,12 +70,12 @@ def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> Metrics:
     counts: images, normal_images, defect_images. Arguments and errors as `compute_image_auroc`, but for what is
     undefined.
     """
-    defect, values = _checked(labels, scores)
+    defect, values = checked_scores(labels, scores)
     counts = _counts(defect)
     if reason := _undefined(counts):
         return undefined(IMAGE_METRICS, reason, counts=counts)
-    ranking = rank(values[defect], np.sort(values[~defect]))
-    return Metrics({name: measure(ranking) for name, (_, measure) in _RANKED.items()}, {}, counts)
+    sums = RankingSums.of(rank(values[defect], np.sort(values[~defect])))
+    return Metrics({name: measure(sums) for name, (_, measure) in _RANKED.items()}, {}, counts)
 
 
 def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Metrics:
@@ -89,7 +89,7 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
 
     Raises ValueError for a threshold that is NaN; labels, scores and other errors as `compute_image_auroc`.
     """
-    defect, values = _checked(labels, scores)
+    defect, values = checked_scores(labels, scores)
     called = is_anomalous(values, threshold)
     tp, fp = int(np.sum(called & defect)), int(np.sum(called & ~defect))
     fn, tn = int(np.sum(~called & defect)), int(np.sum(~called & ~defect))
@@ -112,10 +112,10 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
 
 def _compute(name: str, labels: ArrayLike, scores: ArrayLike) -> float:
     title, measure = _RANKED[name]
-    defect, values = _checked(labels, scores)
+    defect, values = checked_scores(labels, scores)
     if reason := _undefined(_counts(defect)):
         raise ValueError(f"{title} is undefined: {reason}")
-    return measure(rank(values[defect], np.sort(values[~defect])))
+    return measure(RankingSums.of(rank(values[defect], np.sort(values[~defect]))))
 
 
 def _counts(defect: NDArray[np.bool_]) -> dict[str, int]:
@@ -134,7 +134,7 @@ def _undefined(counts: dict[str, int]) -> str | None:
     return None
 
 
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def checked_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """(n,) True for defect images, and (n,) their scores; ValueError says which entry is wrong."""
     label_array, score_array = np.asarray(labels), np.asarray(scores)
     for name, array in (("labels", label_array), ("scores", score_array)):

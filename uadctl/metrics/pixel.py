@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.metrics.pooled import POOLED, Pool, Stack, Tally, checked_pair, pixel_metric_names, take_apart
-from uadctl.metrics.ranking import Scores, rank
+from uadctl.metrics.pooled import POOLED, Pool, Stack, Tally, checked_pair, pixel_metric_names, rank_in_pool, take_apart
+from uadctl.metrics.ranking import RankingSums, Scores
 from uadctl.metrics.record import Metrics, undefined
-from uadctl.metrics.region import area_under_pro, aupro_name, checked_limit
+from uadctl.metrics.region import RegionOverlap, aupro_name, checked_limit
+from uadctl.metrics.resampling import PixelStatistics
 from uadctl.metrics.streaming import StreamingPixelMetrics
 
 
@@ -19,21 +20,37 @@ class PixelMetrics:
     """Pixel AUROC, AP, F1-max and AU-PRO at any limits, all exact, from maps that come one by one.
 
     The pixels of all images are pooled. A pixel is a defect iff its mask is > 0; every other pixel of every image,
-    good ones included, is normal. Only scores are kept, 4 bytes a pixel for float32 maps (8 for float64), and the
-    normal ones are sorted in place once, when `result` is called. Images come in any order, which changes no number
-    by more than rounding, and more may be added after a result. Infinite scores rank like any other.
+    good ones included, is normal. Images come in any order, which changes no number by more than rounding, and more may
+    be added after a result. Infinite scores rank like any other.
+
+    Up to four million scores are kept, and sorted when `result` is called. From there on float32 scores are counted,
+    each distinct one by itself, in one or two tables of four octaves and at most 128 MB each; 4 bytes are kept for
+    each score outside of them and for each defect pixel. A float64 score always takes 8 bytes. `result` needs 8 bytes
+    more for each defect pixel (20 if any score is float64), and some tens of MB to work in.
 
     NaN in a map means "not looked at": such pixels are left out together with their mask pixels. Regions are those
     of the whole mask; a region counts with the pixels that are left, and not at all if none is.
 
     For maps beyond memory there is `StreamingPixelMetrics`.
+
+    per_image: also given every image, taken apart only once, for metrics of resamples.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_image: PixelStatistics | None = None) -> None:
+        self._per_image = per_image
         self._tally = Tally()
-        self._normal = Pool()
+        self._pool = Pool()
         self._defect: list[Scores] = []
         self._region_sizes: list[NDArray[np.int64]] = []
+
+    @staticmethod
+    def memory_for(pixels: int) -> int:
+        """About how many bytes so many float32 scores take.
+
+        Few are kept, and a copy is sorted. Of many, two tables in full, and a tenth of the scores: those of defects,
+        and those outside of the tables. Scores all over the range of float32 take more, up to 5 bytes each.
+        """
+        return 5 * pixels if pixels < Pool.FEW else 2 * 4 * Pool.TABLE + pixels // 2
 
     def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
         """Take in one image; nothing of the two arrays is kept.
@@ -61,17 +78,23 @@ class PixelMetrics:
         counts = self._tally.counts()
         if reason := self._tally.undefined():
             return undefined(pixel_metric_names(fpr_limits=limits), reason, counts=counts)
-        ranking = rank(np.concatenate(self._defect), self._normal.sorted())
-        metrics: dict[str, float | int | None] = {name: measure(ranking) for name, (_, measure) in POOLED.items()}
+        n_normal = self._tally.pixels - self._tally.defect_pixels
         sizes = np.concatenate(self._region_sizes)
-        for limit in limits:
-            metrics[aupro_name(limit)] = area_under_pro(ranking, sizes, limit=limit)
+        sums, overlap = RankingSums(), RegionOverlap(sizes, n_normal=n_normal, limits=limits)
+        for ranking, step in rank_in_pool(self._defect, sizes, self._pool, n_normal=n_normal, pooled=True):
+            sums.add(ranking)
+            overlap.add(ranking, step)
+        areas = overlap.areas()
+        metrics: dict[str, float | int | None] = {name: measure(sums) for name, (_, measure) in POOLED.items()}
+        metrics.update({aupro_name(limit): areas[limit] for limit in limits})
         return Metrics(metrics, {}, counts)
 
     def _add(self, defect: NDArray[np.bool_], scores: Scores) -> None:
         parts = take_apart(defect, scores)
         self._tally.add(parts)
-        self._normal.add(parts.normal)
+        if self._per_image is not None:
+            self._per_image.take(parts)
+        self._pool.add(parts.every)
         if parts.defect.size:
             self._defect.append(parts.defect)
             self._region_sizes.append(parts.sizes)

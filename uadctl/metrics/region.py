@@ -2,45 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uadctl.metrics.descent import Step
 from uadctl.metrics.ranking import Ranking
 
 
-def label_regions(defect: NDArray[np.bool_]) -> NDArray[np.int32]:
+def label_regions(defect: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.integer[Any]]]:
     """Number the connected defect regions of one mask; pixels that touch by a corner are connected (8-connectivity).
 
     defect: (H, W) bool, True on defect pixels; H, W >= 1.
 
-    Returns (H, W) int32: 0 outside, 1, 2, … on the regions.
+    Returns the smallest box about all defect pixels, its rows and its columns, and (P,) the region of each defect
+    pixel, row by row, numbered 1, 2, …
     """
+    rows = np.flatnonzero(defect.any(axis=1))
+    if not rows.size:
+        return (slice(0), slice(0)), np.empty(0, dtype=np.uint16)
     import cv2
 
-    _, labels = cv2.connectedComponents(np.ascontiguousarray(defect).view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
-    return np.asarray(labels, dtype=np.int32)
+    of_rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    columns = np.flatnonzero(defect[of_rows].any(axis=0))
+    box = of_rows, slice(int(columns[0]), int(columns[-1]) + 1)
+    inside = np.ascontiguousarray(defect[box])
+    # No two regions fit into 2 x 2 pixels. Half as wide numbers are written in half the time, and sorted in a tenth.
+    most = ((inside.shape[0] + 1) // 2) * ((inside.shape[1] + 1) // 2)
+    few = most < 2**16
+    depth = cv2.CV_16U if few else cv2.CV_32S
+    _, labels = cv2.connectedComponents(inside.view(np.uint8), connectivity=8, ltype=depth)
+    return box, labels[inside].astype(np.uint16 if few else np.int32, copy=False)
 
 
-def area_under_pro(ranking: Ranking, region_sizes: NDArray[np.int64], *, limit: float) -> float:
-    """Area under the per-region-overlap curve for false-positive rates from 0 to `limit`, divided by `limit`.
+class RegionOverlap:
+    """AU-PRO: the area under the per-region-overlap curve up to some false-positive rates, each divided by its rate.
 
     The curve has at each threshold the false-positive rate over all normal pixels of all images, and the share of
     a region at or above the threshold, averaged over all regions of all images. Between thresholds it is straight,
-    also where it crosses `limit`.
+    also where it crosses a limit.
 
-    ranking:      of the defect pixels among the normal pixels, the defect pixels in the order of their regions.
     region_sizes: (R,) pixels of each region, each at least 1; their sum is the number of defect pixels.
-    limit:        false-positive rate, above 0 and at most 1.
+    n_normal:     normal pixels, at least 1.
+    limits:       false-positive rates, each above 0 and at most 1.
 
     Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021 (performance metrics).
     """
-    area = area_up_to(ranking, limit=limit)
-    # Summed region by region, not by adding up 1/size a score: equal addends drift when there are millions of them.
-    starts = np.cumsum(region_sizes) - region_sizes
-    overlap = np.add.reduceat(area[ranking.index], starts) / region_sizes
-    return min(1.0, float(np.mean(overlap) / limit))  # rounding may pass 1 by an ulp
+
+    def __init__(self, region_sizes: NDArray[np.int64], *, n_normal: int, limits: Sequence[float]) -> None:
+        self._sizes = region_sizes
+        self._n_normal = n_normal
+        self._limits = limits
+        # While the false-positive rate goes from x0 to x1 at a score, the curve rises by the pixels with that score,
+        # and it stays up: each adds the area limit - (x0 + x1) / 2, if x1 is within the limit. So two sums a region
+        # are enough for all limits. They are sums of whole numbers: millions of equal addends don't drift.
+        self._found = np.zeros(region_sizes.size)  # pixels so far
+        self._passed = np.zeros(region_sizes.size)  # sum over them of N (x0 + x1)
+        self._areas: dict[float, float] = {}  # of the limits that x1 went beyond
+
+    def add(self, ranking: Ranking, step: Step) -> None:
+        """Take in the next lower defect scores, and where they stand among the normal ones."""
+        x1 = (ranking.above + ranking.equal) / self._n_normal
+        passed = (2 * ranking.above + ranking.equal)[step.entry] * step.times
+        for limit in self._open():
+            beyond = int(np.count_nonzero(x1 > limit))  # that many scores, the lowest
+            if not beyond:
+                continue
+            within = int(np.searchsorted(step.entry, beyond))
+            area = self._up_to(
+                limit,
+                self._found + self._by_region(step.region[within:], step.times[within:]),
+                self._passed + self._by_region(step.region[within:], passed[within:]),
+            )
+            x0 = float(ranking.above[beyond - 1] / self._n_normal)
+            if x0 < limit:  # the only score that the limit cuts: at the next lower one x0 is no less than x1 here
+                cut = slice(int(np.searchsorted(step.entry, beyond - 1)), within)
+                rise = (limit - x0) ** 2 / (2 * (float(x1[beyond - 1]) - x0) * limit)
+                area += rise * self._by_region(step.region[cut], step.times[cut])
+            self._areas[limit] = self._mean(area)
+        if self._open():
+            np.add.at(self._found, step.region, step.times.astype(np.float64))
+            np.add.at(self._passed, step.region, passed.astype(np.float64))
+
+    def areas(self) -> dict[float, float]:
+        """Limit -> area divided by it, once all scores were taken in."""
+        within = {limit: self._mean(self._up_to(limit, self._found, self._passed)) for limit in self._open()}
+        return self._areas | within
+
+    def _open(self) -> list[float]:
+        return [limit for limit in self._limits if limit not in self._areas]
+
+    def _up_to(self, limit: float, found: NDArray[np.float64], passed: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R,) the area of each region, divided by the limit, as a number of pixels."""
+        return found - passed / (2 * self._n_normal * limit)
+
+    def _by_region(self, region: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.bincount(region, weights, self._sizes.size).astype(np.float64, copy=False)
+
+    def _mean(self, area: NDArray[np.float64]) -> float:
+        return max(0.0, float(np.mean(area / self._sizes)))  # rounding may pass 0 by an ulp
 
 
 def area_up_to(ranking: Ranking, *, limit: float) -> NDArray[np.float64]:
@@ -51,6 +114,11 @@ def area_up_to(ranking: Ranking, *, limit: float) -> NDArray[np.float64]:
     """
     x0 = ranking.above / ranking.n_normal
     x1 = (ranking.above + ranking.equal) / ranking.n_normal
+    return area_below(x0, x1, limit=limit)
+
+
+def area_below(x0: NDArray[np.float64], x1: NDArray[np.float64], *, limit: float) -> NDArray[np.float64]:
+    """The area up to `limit` under curves that rise from 0 at x0 to 1 at x1 >= x0 and stay there; one shape for all."""
     area = np.where(x1 <= limit, limit - (x0 + x1) / 2, 0.0)
     cut = (x0 < limit) & (limit < x1)
     area[cut] = (limit - x0[cut]) ** 2 / (2 * (x1[cut] - x0[cut]))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.metrics.pooled import Pool, Tally, checked_pair
-from uadctl.metrics.ranking import Scores, rank
-from uadctl.metrics.region import area_under_pro, checked_limit
+from uadctl.metrics.pooled import Pool, Tally, checked_pair, rank_in_pool
+from uadctl.metrics.ranking import Scores
+from uadctl.metrics.region import RegionOverlap, checked_limit
 
 
 def compute_spro(
@@ -76,8 +76,12 @@ def compute_spro(
         tally.left_out += scores.size - n_seen
     if reason := tally.undefined(regions="defects"):
         raise ValueError(f"AU-sPRO to {limit!r} is undefined: {reason}")
-    ranking = rank(np.concatenate(found), normal.sorted())
-    return area_under_pro(ranking, np.array(enough, dtype=np.int64), limit=limit)
+    n_normal = tally.pixels - tally.defect_pixels
+    sizes = np.array(enough, dtype=np.int64)
+    overlap = RegionOverlap(sizes, n_normal=n_normal, limits=[limit])
+    for ranking, step in rank_in_pool(found, sizes, normal, n_normal=n_normal, pooled=False):
+        overlap.add(ranking, step)
+    return overlap.areas()[limit]
 
 
 def _defects(masks: Any, anomaly_map: ArrayLike, *, index: int) -> tuple[list[NDArray[np.bool_]], Scores]:

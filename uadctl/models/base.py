@@ -33,6 +33,11 @@ class Detector(Protocol):
     @property
     def stride(self) -> int: ...
 
+    @property
+    def images_per_batch(self) -> int:
+        """How many images `predict_batch` takes best."""
+        ...
+
     def weights_state(self) -> str:
         """Where pretrained weights would come from, without fetching any: "random", "network", "package", …"""
         ...
@@ -49,12 +54,14 @@ class Detector(Protocol):
         images: Iterable[Image],
         *,
         left_out: Callable[[Prediction], None] | None = None,
+        threshold: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """Learn from normal images, forgetting what was learned before.
 
         left_out: called for each training image, in order, with what a model without that image says of it
         (detectors with `offers_left_out`); not for an image without which nothing would be left of the model.
+        threshold: whether somebody will ask for `threshold_`, the detector's own, or call `predict`.
         Raises ValueError without images.
         """
         ...

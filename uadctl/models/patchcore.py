@@ -8,19 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from uadctl.errors import ParamError, Problem
+from uadctl import heap
+from uadctl.errors import ParamError, Problem, RunError, SpecError
 from uadctl.models import base
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
 from uadctl.spec.registry import find_backbone, no_such_backbone, resolve_backbone
+from uadctl.spec.search import wrong_search
+from uadctl.spec.values import bytes_in
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from uadctl.features.backbone import Backbone
-    from uadctl.memory import KNNIndex
+    from uadctl.features.backbone import Backbone, Precision
+    from uadctl.features.cache import FeatureCache
+    from uadctl.memory import FeatureStore, KNNIndex
+
+_CORESETS = ("greedy", "random", "none")
 
 
 class PatchCore:
@@ -34,22 +40,34 @@ class PatchCore:
     backbone: a registered network, see `uadctl models show vision_patchcore`.
     layers: its stages to use; none given: those the registry names for the backbone.
     neighborhood: side of the square of patches averaged into one, odd; the border is padded with zeros, which count.
-    coreset_ratio: share of the training patches kept, in (0, 1].
-    projection_dim: columns of the random projection in which the coreset is chosen; 0: none.
+    coreset: which patches are kept: "greedy", the paper's; "random", as many by lot; "none", all of them.
+    coreset_ratio: share of the training patches that greedy and random keep, in (0, 1].
+    projection_dim: columns of the random projection in which the greedy coreset is chosen; 0: none.
     n_neighbors: b of equation 7: kept features around the nearest one that set the weight of the score; 1: no weight.
     sigma: standard deviation of the Gaussian that smooths the map, in pixels of the image given; 0: none.
-    knn_backend: library that finds the nearest neighbours; all are exact.
+    feature_memory: what the features of all training images may take in memory while fitting, and their projection
+        again as much, such as "500MB" or "4GB"; more is kept in a temporary file.
+    knn_backend: library that finds the nearest neighbours.
+    knn_precision: of torch's search; the neighbours are the same. "bf16" is for processors with matrix units, "auto"
+        takes it where there are some.
+    knn_verify: compare every search of torch with an exhaustive one in float64, and fail where they differ; slow.
+    faiss_index: "flat" is exact; "ivf" and "ivfpq" find most of the neighbours, in banks of millions.
+    precision: number format of the backbone: "fp32", "bf16", "fp16", or "auto", the fastest one the device is made for.
+    runtime: what computes the backbone: "torch", or "openvino" (on the processor only).
     pretrained: False leaves the backbone random; for trying the machinery only.
     weights: a checkpoint file of the backbone to use in place of the published weights.
     contamination: in (0, 0.5); `threshold_` is the (1 - contamination) quantile of the leave-one-image-out scores of
         the training images. Only `predict` uses it; runs have their own calibrated threshold.
     device: "auto", "cpu", "cuda", "cuda:N" or "mps".
     seed: of the coreset's projection and first pick, and of random weights.
-    batch_size: images that pass through the backbone together.
+    batch_size: images that pass through the backbone together; "auto": as many as turn out fastest, which gives up
+        that a run repeats to the last bit.
+    feature_cache: where feature maps of batches seen before are found, shared with other models; none: they are
+        computed.
 
     Images are paths or (H, W, 3) RGB uint8 arrays of any size, also of different sizes; maps have the size of the
     image.
-    Learned: `memory_bank_` (n, d), `threshold_` (None after one training image).
+    Learned: `memory_bank_` (n, d), `threshold_` (None after one training image, or with `threshold=False`).
     """
 
     offers_left_out = True
@@ -60,21 +78,30 @@ class PatchCore:
         backbone: str = "efficientnet_lite0",
         layers: tuple[str, ...] | None = None,
         neighborhood: int = 3,
+        coreset: Literal["greedy", "random", "none"] = "greedy",
         coreset_ratio: float = 0.1,
         projection_dim: int = 128,
         n_neighbors: int = 9,
         sigma: float = 4.0,
+        feature_memory: str = "4GB",
         knn_backend: Literal["torch", "numpy", "sklearn", "faiss"] = "torch",
+        knn_precision: Literal["fp32", "bf16", "auto"] = "fp32",
+        knn_verify: bool = False,
+        faiss_index: Literal["flat", "ivf", "ivfpq"] = "flat",
+        precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+        runtime: Literal["torch", "openvino"] = "torch",
         pretrained: bool = True,
         weights: str | None = None,
         contamination: float = 0.1,
         device: str = "auto",
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         entry = find_backbone(backbone)
         channels = () if entry is None else tuple(entry.channels)
         used = layers if layers is not None else () if entry is None else entry.layers
+        memory = bytes_in(feature_memory)
         wrong = [
             message
             for holds, message in (
@@ -87,35 +114,50 @@ class PatchCore:
                     neighborhood >= 1 and neighborhood % 2 == 1,
                     f"neighborhood (={neighborhood}) must be odd and positive",
                 ),
+                (coreset in _CORESETS, f"coreset (={coreset!r}) must be one of {', '.join(_CORESETS)}"),
                 (0 < coreset_ratio <= 1, f"coreset_ratio (={coreset_ratio}) must lie in (0, 1]"),
                 (projection_dim >= 0, f"projection_dim (={projection_dim}) must be at least 0"),
                 (n_neighbors >= 1, f"n_neighbors (={n_neighbors}) must be at least 1"),
                 (sigma >= 0, f"sigma (={sigma}) must be at least 0"),
                 (0 < contamination < 0.5, f"contamination (={contamination}) must lie in (0, 0.5)"),
-                (batch_size >= 1, f"batch_size (={batch_size}) must be at least 1"),
                 (
-                    knn_backend in ("torch", "numpy", "sklearn", "faiss"),
-                    f"knn_backend (={knn_backend!r}) must be one of torch, numpy, sklearn, faiss",
+                    batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1),
+                    f'batch_size (={batch_size!r}) must be at least 1, or "auto"',
+                ),
+                (
+                    memory is not None,
+                    f'feature_memory (={feature_memory!r}) must be a size such as "500MB" or "4GB"',
                 ),
             )
             if not holds
         ]
-        if wrong or entry is None:
+        wrong += wrong_search(backend=knn_backend, precision=knn_precision, verify=knn_verify, faiss_index=faiss_index)
+        if wrong or entry is None or memory is None:
             raise ParamError([Problem(message) for message in wrong])
         self.backbone = entry.name
         self.layers = tuple(used)
         self.neighborhood = neighborhood
+        self.coreset: Literal["greedy", "random", "none"] = coreset
         self.coreset_ratio = coreset_ratio
         self.projection_dim = projection_dim
         self.n_neighbors = n_neighbors
         self.sigma = sigma
+        self.feature_memory = feature_memory
         self.knn_backend: Literal["torch", "numpy", "sklearn", "faiss"] = knn_backend
+        self.knn_precision: Literal["fp32", "bf16", "auto"] = knn_precision
+        self.knn_verify = knn_verify
+        self.faiss_index: Literal["flat", "ivf", "ivfpq"] = faiss_index
+        self.precision: Literal["fp32", "bf16", "fp16", "auto"] = precision
+        self.runtime: Literal["torch", "openvino"] = runtime
         self.pretrained = pretrained
         self.weights = weights
         self.contamination = contamination
         self.device = device
         self.seed = seed
-        self.batch_size = batch_size
+        self.batch_size: int | Literal["auto"] = batch_size
+        self.feature_cache = feature_cache
+        self._memory = memory
+        self._batch = 16 if batch_size == "auto" else batch_size
         self._stride = max(entry.strides[layer] for layer in used)
         self._network: Backbone | None = None
         self._index: KNNIndex | None = None
@@ -126,6 +168,11 @@ class PatchCore:
     def stride(self) -> int:
         """Pixels between neighbouring features of the coarsest layer used."""
         return self._stride
+
+    @property
+    def images_per_batch(self) -> int:
+        """How many images `predict_batch` takes best: `batch_size`, or what "auto" has found while fitting."""
+        return self._batch
 
     def weights_state(self) -> str:
         """Where the backbone's weights would come from: "random", "path", or a place of `uadctl.features.weights`."""
@@ -142,9 +189,8 @@ class PatchCore:
 
         Raises WeightsError, BackendMissing, SpecError for a device that this machine has not.
         """
-        from uadctl.features.backbone import Backbone, resolve_device
+        from uadctl.features.backbone import Backbone, resolve_device, resolve_precision
         from uadctl.features.weights import absent, find_weights, offline
-        from uadctl.memory import make_index
 
         if self.pretrained:
             entry = resolve_backbone(self.backbone)
@@ -154,8 +200,9 @@ class PatchCore:
                 find_weights(entry)
             elif offline():
                 raise absent(entry, "UADCTL_OFFLINE is set")
-        make_index(self.knn_backend).prepare()
-        resolve_device(self.device)
+        device = resolve_device(self.device)
+        self._make_index(device).prepare()
+        resolve_precision(self.precision, device=device, runtime=self.runtime)
 
     # -- learning
 
@@ -164,79 +211,112 @@ class PatchCore:
         images: Iterable[base.Image],
         *,
         left_out: Callable[[Prediction], None] | None = None,
+        threshold: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """Fill the memory bank from normal images.
 
         left_out: receives each training image's prediction by the bank without that image's own patches.
-        Raises ValueError without images, DataError naming a broken one, WeightsError.
+        threshold: False leaves `threshold_` unset, and saves scoring all training images if nobody else asks for it.
+        Raises ValueError without images, DataError naming a broken one, WeightsError, RunError without room on disk.
         """
         import numpy as np
 
-        from uadctl.memory import greedy_coreset
+        from uadctl.memory import FeatureStore
 
         progress = progress or Silent()
         self._index = self.memory_bank_ = self.threshold_ = None
-        features: list[torch.Tensor] = []
         grids: list[tuple[Size, Size]] = []
-        for batch in base.batches(images, self.batch_size):
-            for image, (patches, grid) in zip(batch, self._embed(batch), strict=True):
-                features.append(patches)
-                grids.append((grid, Size(*image.shape[:2])))
-        if not features:
-            raise ValueError("PatchCore needs at least one training image, found none")
-        owner = np.repeat(np.arange(len(features)), [len(f) for f in features])
-        every = _stack(features)
-        kept = greedy_coreset(
-            every,
-            max(1, round(self.coreset_ratio * len(every))),
-            projection_dim=self.projection_dim,
-            seed=self.seed,
-            progress=progress,
-        )
-        # In the order of the images, not of the choice: equal banks then are equal files whatever the rounding of ties.
-        kept.sort()
-        self._hold(every[kept])
-        self._calibrate(every, owner, owner[kept], grids, left_out, progress)
+        with FeatureStore(memory=self._memory) as features:
+            for batch in self._batches(images):
+                for image, (patches, grid) in zip(batch, self._embed(batch), strict=True):
+                    features.append(patches)
+                    grids.append((grid, Size(*image.shape[:2])))
+            if not grids:
+                raise ValueError("PatchCore needs at least one training image, found none")
+            heap.give_back()
+            kept = self._choose(features, progress)
+            self._hold(features[:] if kept is None else features.rows(kept))
+            if threshold or left_out is not None:
+                ends = np.cumsum([0, *(grid.height * grid.width for grid, _ in grids)])
+                own = ends if kept is None else np.searchsorted(kept, ends)
+                scores = self._score_left_out(features, grids, ends.tolist(), own.tolist(), left_out, progress)
+                if scores and threshold:
+                    self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
         return self
 
-    def _hold(self, bank: torch.Tensor) -> None:
-        self.memory_bank_ = bank
-        self._index = self._indexed(bank)
+    def _batches(self, images: Iterable[base.Image]) -> Iterable[list[NDArray[np.uint8]]]:
+        """The images in batches; "auto" tries out on the first of them how many are best."""
+        from itertools import chain
 
-    def _indexed(self, bank: torch.Tensor) -> KNNIndex:
+        if self.batch_size != "auto":
+            return base.batches(images, self._batch)
+        stream = iter(images)
+        first = next(iter(base.batches(stream, 1)), [])
+        if first:
+            self._batch = self._backbone().best_batch_size(Size(*first[0].shape[:2]))
+        return base.batches(chain(first, stream), self._batch)
+
+    def _choose(self, features: FeatureStore, progress: Progress) -> NDArray[np.int64] | None:
+        """Which rows to keep, ascending; None for all of them."""
+        from uadctl.memory import greedy_coreset, random_coreset
+
+        if self.coreset == "none":
+            return None
+        n = len(features)
+        size = max(1, round(self.coreset_ratio * n))
+        if self.coreset == "random":
+            return random_coreset(n, size, seed=self.seed)
+        kept = greedy_coreset(features, size, projection_dim=self.projection_dim, seed=self.seed, progress=progress)
+        # In the order of the images, not of the choice: equal banks then are equal files whatever the rounding of ties.
+        kept.sort()
+        return kept
+
+    def _hold(self, bank: torch.Tensor) -> None:
+        import torch
+
+        if not bool(torch.isfinite(bank).all()):
+            raise ValueError("features contain NaN or infinity")
+        self.memory_bank_ = bank
+        self._index = self._make_index(str(bank.device)).fit(bank)
+
+    def _make_index(self, device: str) -> KNNIndex:
         from uadctl.memory import make_index
 
-        return make_index(self.knn_backend, device=str(bank.device)).fit(bank)
+        return make_index(
+            self.knn_backend,
+            device=device,
+            precision=self.knn_precision,
+            verify=self.knn_verify,
+            faiss_index=self.faiss_index,
+        )
 
-    def _calibrate(
+    def _score_left_out(
         self,
-        every: torch.Tensor,
-        owner: NDArray[np.int64],
-        bank_owner: NDArray[np.int64],
+        features: FeatureStore,
         grids: Sequence[tuple[Size, Size]],
+        ends: Sequence[int],
+        own: Sequence[int],
         left_out: Callable[[Prediction], None] | None,
         progress: Progress,
-    ) -> None:
-        """Score every training image against the bank without its own patches."""
-        import numpy as np
+    ) -> list[float]:
+        """Score every training image against the bank without its own patches.
 
-        if len(grids) < 2 or self.memory_bank_ is None:
-            return
-        scores = []
-        ends = np.searchsorted(owner, np.arange(len(grids) + 1))
+        ends: where the features of image i lie, ends[i] to ends[i + 1]; own: the same of its part of the bank.
+        """
+        scores: list[float] = []
+        if len(grids) < 2:
+            return scores
         with progress.task("calibrating", len(grids)) as task:
             for i, (grid, size) in enumerate(grids):
-                others = np.flatnonzero(bank_owner != i)
-                if len(others):
-                    bank = self.memory_bank_[others]
-                    prediction = self._score(every[ends[i] : ends[i + 1]], grid, size, bank, self._indexed(bank))
+                if own[i + 1] - own[i] < own[-1]:
+                    patches = features[ends[i] : ends[i + 1]]
+                    (prediction,) = self._score([(patches, grid)], [size], exclude=slice(own[i], own[i + 1]))
                     scores.append(prediction.score)
                     if left_out is not None:
                         left_out(prediction)
                 task.advance()
-        if scores:
-            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+        return scores
 
     # -- predicting
 
@@ -244,54 +324,72 @@ class PatchCore:
         """Score and (H, W) map of each image, higher is more anomalous. RuntimeError before `fit`."""
         if self.memory_bank_ is None or self._index is None:
             raise RuntimeError("PatchCore is not fitted; call fit(images) first")
-        return [
-            self._score(patches, grid, Size(*image.shape[:2]), self.memory_bank_, self._index)
-            for image, (patches, grid) in zip(images, self._embed(images), strict=True)
-        ]
+        return self._score(self._embed(images), [Size(*image.shape[:2]) for image in images])
 
     def decision_function(self, images: Iterable[base.Image]) -> NDArray[np.float64]:
         """(n,) continuous scores; higher is more anomalous."""
-        return base.decision_function(self, images, batch_size=self.batch_size)
+        return base.decision_function(self, images, batch_size=self._batch)
 
     def predict_anomaly_map(self, images: Iterable[base.Image]) -> NDArray[np.float32]:
         """(n, H, W) float32 maps of images of one size; ValueError if sizes differ."""
-        return base.anomaly_maps(self, images, batch_size=self.batch_size)
+        return base.anomaly_maps(self, images, batch_size=self._batch)
 
     def predict(self, images: Iterable[base.Image]) -> NDArray[np.int64]:
         """(n,) labels: 1 where the score reaches `threshold_`.
 
-        RuntimeError before `fit` and after a single-image fit.
+        RuntimeError before `fit`, after a single-image fit, and for the model of a run: its threshold is in the run.
         """
         import numpy as np
 
         if self.memory_bank_ is None:
             raise RuntimeError("PatchCore is not fitted; call fit(images) first")
         if self.threshold_ is None:
-            raise RuntimeError("PatchCore has no threshold_: one training image leaves no other to compare it with")
+            raise RuntimeError(
+                "PatchCore has no threshold_: it was fitted on one training image, or for a run, which has its own"
+            )
         return (self.decision_function(images) >= self.threshold_).astype(np.int64)
 
-    def _score(self, patches: torch.Tensor, grid: Size, size: Size, bank: torch.Tensor, index: KNNIndex) -> Prediction:
-        """patches: (grid.height * grid.width, d), row-major. The map has `size`."""
+    def _score(
+        self, embedded: Sequence[tuple[torch.Tensor, Size]], sizes: Sequence[Size], *, exclude: slice | None = None
+    ) -> list[Prediction]:
+        """Score and map of each image from its patch features, (grid.height * grid.width, d), row-major, and grid.
+
+        sizes: of the maps. exclude: rows of the bank that do not count.
+        """
         import cv2
         import numpy as np
         import torch
 
-        distance, neighbor = index.kneighbors(patches, 1)
-        worst = int(distance[:, 0].argmax())
-        score = float(distance[worst, 0])
-        b = min(self.n_neighbors, len(bank))
-        if b > 1:
+        if self.memory_bank_ is None or self._index is None:
+            raise RuntimeError("PatchCore is not fitted; call fit(images) first")
+        bank = self.memory_bank_
+        distance, neighbor = self._index.kneighbors(torch.cat([patches for patches, _ in embedded]), 1, exclude=exclude)
+        if not bool(torch.isfinite(distance).all()):
+            raise RunError(
+                f"{self.backbone}: features contain NaN or infinity",
+                help='In precision "fp16" numbers end at 65504: use "bf16" or "fp32".',
+            )
+        counts = [len(patches) for patches, _ in embedded]
+        fields = [part.reshape(grid) for part, (_, grid) in zip(distance[:, 0].split(counts), embedded, strict=True)]
+        worst = torch.tensor([int(field.argmax()) for field in fields])
+        where = worst + torch.tensor([0, *counts[:-1]]).cumsum(dim=0)
+        scores = distance[where.to(distance.device), 0].cpu().double()
+        if self.n_neighbors > 1:
             # Equation 7: among the b features around the nearest one, the usual nearest one gets nearly all of the
             # softmax if it alone is close to the patch, and 1/b of it in a dense place.
-            nearest = bank[neighbor[worst]]
-            _, around = index.kneighbors(nearest, b)
-            support = torch.linalg.vector_norm((bank[around[0]] - patches[worst]).cpu().double(), dim=1)
-            score *= float(1 - torch.softmax(support, dim=0)[0])
-        field = distance[:, 0].reshape(grid).cpu().numpy()
-        field = cv2.resize(field, (size.width, size.height), interpolation=cv2.INTER_LINEAR)
-        if self.sigma:
-            field = cv2.GaussianBlur(field, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT)
-        return Prediction(float(np.float32(score)), field)
+            nearest = bank[neighbor[where.to(neighbor.device), 0].to(bank.device)]
+            _, around = self._index.kneighbors(nearest, self.n_neighbors, exclude=exclude)
+            if around.shape[1] > 1:  # a bank of one feature has no neighbourhood
+                patch = torch.stack([patches[i] for (patches, _), i in zip(embedded, worst.tolist(), strict=True)])
+                away = (bank[around.to(bank.device)] - patch[:, None, :]).cpu().double()
+                scores *= 1 - torch.softmax(torch.linalg.vector_norm(away, dim=2), dim=1)[:, 0]
+        predictions = []
+        for field, score, size in zip(fields, scores.tolist(), sizes, strict=True):
+            large = cv2.resize(field.cpu().numpy(), (size.width, size.height), interpolation=cv2.INTER_LINEAR)
+            if self.sigma:
+                large = cv2.GaussianBlur(large, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT)
+            predictions.append(Prediction(float(np.float32(score)), large))
+        return predictions
 
     # -- features
 
@@ -326,7 +424,7 @@ class PatchCore:
         ]
         return torch.cat(aligned, dim=1).permute(0, 2, 3, 1).contiguous()
 
-    def _backbone(self, state: dict[str, torch.Tensor] | None = None) -> Backbone:
+    def _backbone(self, state: dict[str, torch.Tensor] | None = None, precision: Precision | None = None) -> Backbone:
         from uadctl.features.backbone import Backbone, resolve_device
 
         if self._network is None or state is not None:
@@ -338,6 +436,9 @@ class PatchCore:
                 state=state,
                 device=resolve_device(self.device),
                 seed=self.seed,
+                precision=precision or self.precision,
+                runtime=self.runtime,
+                cache=self.feature_cache,
             )
         return self._network
 
@@ -349,38 +450,43 @@ class PatchCore:
             raise RuntimeError("PatchCore is not fitted; call fit(images) first")
         tensors = {f"backbone.{key}": value for key, value in self._backbone().state().items()}
         tensors["memory_bank"] = self.memory_bank_.cpu().contiguous()
-        return tensors, {"threshold": self.threshold_, "weights": self._backbone().weights}
+        network = self._backbone()
+        return tensors, {
+            "threshold": self.threshold_,
+            "weights": network.weights,
+            "precision": network.precision,
+            "batch_size": self._batch,
+        }
 
     def restore(self, tensors: dict[str, Any], facts: dict[str, Any]) -> Self:
         """Take over what `state` gave; needs no other file."""
         prefix = "backbone."
-        network = self._backbone({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        # The precision that "auto" meant where the model was fitted: its threshold belongs to features in that one.
+        precision = facts.get("precision", "fp32")  # 0.2 knew no other and did not say
+        try:
+            network = self._backbone(state, precision)
+        except SpecError as error:
+            raise SpecError(
+                f"the model was fitted with precision {precision} and cannot be used here: {error}",
+                help='Use it on a device that has this precision, or fit it with precision = "fp32".',
+            ) from error
+        self._batch = facts.get("batch_size", self._batch)
         network.weights = facts["weights"]
         self._hold(tensors["memory_bank"].to(network.device))
         self.threshold_ = facts["threshold"]
         return self
 
     def facts(self) -> dict[str, Any]:
-        """Backbone, its weights' origin and checksum, device, size of the bank."""
+        """Backbone, its weights' origin and checksum, how it is computed, size of the bank."""
         network = self._backbone()
         return {
             "backbone": network.entry.name,
             "layers": list(network.layers),
             **network.weights,
             "device": network.device,
+            "precision": network.precision,
+            "runtime": network.runtime,
+            "batch_size": self._batch,
             "memory_bank": list(self.memory_bank_.shape) if self.memory_bank_ is not None else None,
         }
-
-
-def _stack(parts: list[torch.Tensor]) -> torch.Tensor:
-    """One (n, d) tensor of all rows; `parts` become views of it, so that the rows are never held twice for long."""
-    import torch
-
-    out = torch.empty((sum(len(p) for p in parts), parts[0].shape[1]), device=parts[0].device)
-    row = 0
-    for i, part in enumerate(parts):
-        end = row + len(part)
-        out[row:end] = part
-        parts[i] = out[row:end]
-        row = end
-    return out

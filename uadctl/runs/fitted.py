@@ -114,14 +114,14 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
     return sum(f.stat().st_size for f in unit.model.iterdir())
 
 
-def load(unit: UnitFolder, *, device: str = "auto", batch_size: int = 16) -> Fitted:
+def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
     """Read back what `save` wrote. Raises RunError where a file is absent, damaged or of another version."""
     file = unit.model / "model.json"
     document = read_document(file)
     try:
         params = document["params"]
         # Weights come with the model: whatever file the fit read them from need not exist here.
-        auto = {"device": device, "batch_size": batch_size, "pretrained": False}
+        auto = {"device": device, "pretrained": False}
         user = {k: v for k, v in params.items() if k not in (*auto, "weights")}
         kwargs = build_model_kwargs(document["model"], user_kwargs=user, auto_kwargs=auto)
         detector = create_model(document["model"], **kwargs)

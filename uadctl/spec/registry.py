@@ -183,6 +183,7 @@ MODELS: dict[str, ModelEntry] = _table(
         tags=("vision", "memory-bank", "cnn", "nearest-neighbour", "pixel_map"),
         backend="torch",
         path_params=("weights",),
+        not_settable=("feature_cache",),
     ),
 )
 

@@ -27,7 +27,7 @@ from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, shown, ta
 if TYPE_CHECKING:
     from uadctl.spec.grammar import ModelTable, RunTable
 
-AUTO_PARAMS: Final = ("batch_size", "device", "seed")
+AUTO_PARAMS: Final = ("batch_size", "device", "precision", "seed")
 """Parameters that the run gives to every model that takes them. A filled spec holds them in [run] only, so
 that --device and --seed still mean something when it is run again."""
 
@@ -372,7 +372,7 @@ def _build(
 
 def auto_kwargs(run: RunTable) -> dict[str, Any]:
     """The parameters that [run] gives to every model that takes them."""
-    return {"batch_size": run.batch_size, "device": run.device, "seed": run.seed}
+    return {"batch_size": run.batch_size, "device": run.device, "precision": run.precision, "seed": run.seed}
 
 
 def constructor_kwargs(run: RunTable, model: ModelTable) -> dict[str, Any]:

@@ -362,3 +362,15 @@ def _plural(wanted: types.Type) -> str:
             return "true or false"
         case _:
             return f"values, each {describe(wanted)}"
+
+
+#: What a number of bytes looks like in a spec.
+SIZE: Final = r"^[0-9]{1,12}(\.[0-9]{1,12})? ?(kB|MB|GB)$"
+
+
+def bytes_in(text: str) -> int | None:
+    """ "500MB", "1.5 GB" as a number of bytes; None if `text` is no such size."""
+    if not re.fullmatch(SIZE, text):
+        return None
+    number, unit = text[:-2].strip(), text[-2:]
+    return int(float(number) * {"kB": 10**3, "MB": 10**6, "GB": 10**9}[unit])

@@ -1,0 +1,1 @@
+"""How fast uadctl is, beside others: `python -m benchmarks` (see `benchmarks.__main__`)."""
