@@ -93,6 +93,7 @@ def greedy_coreset(
                 new = _block(nearest, x, norms, n_centers - len(chosen))
                 if len(chosen) + len(new) < n_centers:
                     _update(nearest, x, norms, new)
+                heap.give_back()  # the matrix of the pool, and what malloc would keep for the next
                 chosen.extend(new.tolist())
                 task.advance(len(new))
     return np.asarray(chosen, dtype=np.int64)

@@ -109,14 +109,14 @@ class FilteredSearch:
     def search(self, queries: Any, k: int, exclude: slice | None) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        centred = torch.as_tensor(queries, dtype=torch.float32, device=self._device) - self._origin
+        asked = torch.as_tensor(queries, dtype=torch.float32, device=self._device)
         norms = self._filter.norms
         if exclude is not None:
             norms = norms.clone()
             norms[exclude] = torch.inf
         distances, indices = [], []
-        for part in _parts(len(centred), _QUERIES):
-            chunk = centred[part]
+        for part in _parts(len(asked), _QUERIES):
+            chunk = asked[part] - self._origin
             if k > 1:
                 squared, index = self._several(chunk, k, norms)
             elif self._filter.axes is None and self._filter.low is None:
@@ -126,7 +126,7 @@ class FilteredSearch:
             distances.append(squared.sqrt_())
             indices.append(index)
         if self._verify:
-            self._check(centred, torch.cat(distances), k, exclude)
+            self._check(asked - self._origin, torch.cat(distances), k, exclude)
         return torch.cat(distances), torch.cat(indices)
 
     def _nearest(self, q: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
