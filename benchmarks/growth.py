@@ -22,6 +22,7 @@ _IMAGES = (50, 200, 800, 2000, 5000)
 _SMALL = 128  # side of these images
 _TRAIN = 20
 _SIDES = (224, 512, 1024, 2048)
+_INPUT = 1024  # the largest side given to the network as it is: the coreset of 2048² patches takes a quarter of an hour
 _FEW = 4  # training images, and test images, of each of these sizes
 _POINTS = (20_000, 80_000, 320_000)
 _DIMENSIONS = 128
@@ -109,11 +110,11 @@ def _section(images: Curve, sides: Sequence[Curve], points: Sequence[Curve], fig
         f'{first:,} to {last:,} for testing, `[metrics] memory = "{_BUDGET}"`: the exact pixel metrics of more images '
         "than fit there give way to the streaming ones, whose memory is fixed. Then on "
         f"{_FEW} training and {_FEW} test images of {sides[0].sizes[0]}² to {sides[0].sizes[-1]}² pixels, once brought "
-        "to 256×256 as is the default, once given to the network as they are: patches grow with the square of the "
-        "side, and so does the memory bank that each of them is compared with. Then `greedy_coreset` alone, on "
-        f"clustered points of {_DIMENSIONS} dimensions: the work is the product of points and centres, quadratic where "
-        "the ratio stays. Memory is that of the whole process for a bench, and what is held beside the points for a "
-        "coreset."
+        f"to 256×256 as is the default, once given to the network as they are (to {_INPUT}²): patches grow with the "
+        "square of the side, and so does the memory bank that each of them is compared with. Then `greedy_coreset` "
+        f"alone, on clustered points of {_DIMENSIONS} dimensions: the work is the product of points and centres, "
+        "quadratic where the ratio stays. Memory is that of the whole process for a bench, and what is held beside the "
+        "points for a coreset."
     )
     return Section(
         title=title,
@@ -163,7 +164,8 @@ def _by_side(folder: Path, sides: Sequence[int], repeats: int) -> list[Curve]:
     for side in sides:
         write_parts(folder / str(side), side=side, train=_FEW, test=_FEW)
     resized = [_bench(f"bench, {s}², network 256²", folder / str(s), "preprocess.size=256") for s in sides]
-    whole = [_bench(f"bench, {s}², network {s}²", folder / str(s), f"preprocess.size={s}") for s in sides]
+    inputs = [side for side in sides if side <= _INPUT]
+    whole = [_bench(f"bench, {s}², network {s}²", folder / str(s), f"preprocess.size={s}") for s in inputs]
     measured = [*_growing(resized, repeats), *_growing(whole, repeats)]
     return [
         Curve(
@@ -175,7 +177,7 @@ def _by_side(folder: Path, sides: Sequence[int], repeats: int) -> list[Curve]:
         Curve(
             "bench: side of the files and of the network's input",
             "bench, network at this size",
-            tuple(sides),
+            tuple(inputs),
             tuple(measured[len(sides) :]),
         ),
     ]
