@@ -168,12 +168,7 @@ def _against_anomalib(file: str, centers: int, repeats: int, rounds: int, *, dim
     measured = compare(
         [
             Contender("uadctl, projection to 128", "benchmarks.coreset:ours", _ours(file, centers, 128)),
-            Contender(
-                "anomalib KCenterGreedy",
-                "benchmarks.coreset:anomalib",
-                {"file": file, "rounds": rounds, "centers": centers, "project": True},
-                **_slice(rounds, centers),
-            ),
+            _anomalib(file, centers, rounds, project=True),
         ],
         repeats=repeats,
     )
@@ -185,6 +180,15 @@ def _against_anomalib(file: str, centers: int, repeats: int, rounds: int, *, dim
         tables=(table(measured, ours=mine),),
         targets=(at_least("CPU of anomalib / uadctl", peer, mine, 150),),
         measured=tuple(measured),
+    )
+
+
+def _anomalib(file: str, centers: int, rounds: int, *, project: bool) -> Contender:
+    return Contender(
+        "anomalib KCenterGreedy",
+        "benchmarks.coreset:anomalib",
+        {"file": file, "rounds": rounds, "centers": centers, "project": project},
+        **_slice(rounds, centers),
     )
 
 
@@ -262,12 +266,7 @@ def _in_its_dimensions(file: str, centers: int, repeats: int, rounds: int) -> Se
     measured = compare(
         [
             Contender("uadctl", "benchmarks.coreset:ours", _ours(file, centers, 0)),
-            Contender(
-                "anomalib KCenterGreedy",
-                "benchmarks.coreset:anomalib",
-                {"file": file, "rounds": rounds, "centers": centers, "project": False},
-                **_slice(rounds, centers),
-            ),
+            _anomalib(file, centers, rounds, project=False),
         ],
         repeats=repeats,
     )

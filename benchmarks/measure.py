@@ -67,7 +67,6 @@ files are in memory as they are after a first run: run a program once before it 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -86,6 +85,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from uadctl import heap
 from uadctl.errors import BackendMissing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -550,7 +550,7 @@ def _serve() -> None:
 
 def _measure(work: Callable[[], Any]) -> dict[str, Any]:
     gc.collect()
-    _trim()
+    heap.give_back()  # work that reuses freed memory would seem to need none
     before = _held()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu, wall = time.process_time(), time.perf_counter()
@@ -566,13 +566,6 @@ def _measure(work: Callable[[], Any]) -> dict[str, Any]:
         extra, peak = max(extra, work.tree_bytes), max(peak, work.tree_bytes)
         cpu -= work.watching_cpu_s
     return {"cpu_s": cpu, "wall_s": wall, "extra_bytes": extra, "peak_bytes": peak, "value": value}
-
-
-def _trim() -> None:
-    """Give freed memory back to the system: work that reuses it would seem to need none. Only glibc offers it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _held() -> int:

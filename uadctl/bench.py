@@ -288,9 +288,8 @@ class _Tested:
         self.pixel_mode: Literal["exact", "streaming"] | None = None
         self._pixels: PixelMetrics | StreamingPixelMetrics = PixelMetrics()
         if self._measures_pixels:
-            self.pixel_mode = "streaming"
-            if PixelMetrics.memory_for(_pixels(cell.test)) <= spec.metrics.memory_bytes:
-                self.pixel_mode = "exact"
+            fits = PixelMetrics.memory_for(_pixels(cell.test)) <= spec.metrics.memory_bytes
+            self.pixel_mode = "exact" if fits else "streaming"
         if self.pixel_mode == "streaming":
             self._pixels = StreamingPixelMetrics()
         self._labels: list[int] = []

@@ -97,13 +97,12 @@ class _FaissSearch:
         n, d = data.shape
         self._origin = data.mean(axis=0)  # its distances come from the same formula as numpy's, so the same care
         self._bank = data
-        lists = max(1, n // _LIST)
         if self._kind == "flat" or n < _LISTED:
             self._index = faiss.IndexFlatL2(d)
             self._probed = 0
         else:
             coarse = faiss.IndexFlatL2(d)
-            lists = min(lists, int(4 * n**0.5))
+            lists = min(n // _LIST, int(4 * n**0.5))
             codes = next(m for m in range(max(1, d // 4), 0, -1) if d % m == 0)
             bits = 8 if n >= 40 * 256 else 4
             self._index = (
