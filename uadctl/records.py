@@ -33,6 +33,7 @@ class Sample:
     defect:   "good", or the kind of defect.
     masks:    mask files; their union is the ground truth. Empty for normal images and where no mask was found.
     expected_mask: where a mask was looked for and not found (defect images only), else None.
+    group:    the part that is seen, where several images show the same one from several sides; else None.
     """
 
     path: str
@@ -43,6 +44,22 @@ class Sample:
     category: str
     masks: tuple[str, ...] = ()
     expected_mask: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DefectConfig:
+    """How much of one kind of defect is enough to have found it: an entry of MVTec LOCO's defects_config.json.
+
+    name:        of the kind of defect.
+    pixel_value: by which a mask file says that it shows this kind, 1 to 255.
+    saturation_threshold: a number of pixels, or if `relative_saturation` a share of the defect's area.
+    """
+
+    name: str
+    pixel_value: int
+    saturation_threshold: float
+    relative_saturation: bool
 
 
 @dataclass(frozen=True, slots=True)

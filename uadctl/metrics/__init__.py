@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from uadctl.metrics.evaluate import Evaluation, evaluate_detector, evaluate_images
+from uadctl.metrics.groups import GROUP_METRICS, evaluate_groups
 from uadctl.metrics.image import (
     IMAGE_METRICS,
     RATE_COUNTS,
@@ -13,6 +14,8 @@ from uadctl.metrics.image import (
     is_anomalous,
     threshold_counts,
 )
+from uadctl.metrics.intervals import percentile_interval
+from uadctl.metrics.official import CategoryMetrics, Measurement
 from uadctl.metrics.pixel import (
     PixelMetrics,
     compute_aupro,
@@ -24,7 +27,7 @@ from uadctl.metrics.pooled import pixel_metric_names
 from uadctl.metrics.record import COUNTED, Metrics, mean_metrics, merge, undefined
 from uadctl.metrics.region import aupro_name
 from uadctl.metrics.resampling import PixelStatistics, bootstrap_weights, resample_image_metrics
-from uadctl.metrics.saturated import compute_spro
+from uadctl.metrics.saturated import check_saturations, compute_spro, saturation_of
 from uadctl.metrics.streaming import StreamingPixelMetrics
 
 __all__ = [
@@ -36,15 +39,21 @@ __all__ = [
     "compute_pixel_f1max",
     "compute_aupro",
     "compute_spro",
+    "check_saturations",
+    "saturation_of",
     "PixelMetrics",
     "StreamingPixelMetrics",
     "PixelStatistics",
     "bootstrap_weights",
     "resample_image_metrics",
+    "percentile_interval",
+    "CategoryMetrics",
+    "Measurement",
     "is_anomalous",
     "threshold_counts",
     "evaluate_images",
     "evaluate_detector",
+    "evaluate_groups",
     "Evaluation",
     "Metrics",
     "undefined",
@@ -53,6 +62,7 @@ __all__ = [
     "aupro_name",
     "pixel_metric_names",
     "IMAGE_METRICS",
+    "GROUP_METRICS",
     "THRESHOLD_METRICS",
     "RATE_COUNTS",
     "COUNTED",

@@ -64,21 +64,23 @@ def compute_image_f1max(labels: ArrayLike, scores: ArrayLike) -> float:
     return _compute("image_f1max", labels, scores)
 
 
-def ranking_metrics(labels: ArrayLike, scores: ArrayLike) -> Metrics:
+def ranking_metrics(labels: ArrayLike, scores: ArrayLike, *, noun: str = "image") -> Metrics:
     """image_auroc, image_ap and image_f1max; all None with the reason where one kind of image is missing.
+
+    noun: what a reason calls that which has a score.
 
     counts: images, normal_images, defect_images. Arguments and errors as `compute_image_auroc`, but for what is
     undefined.
     """
     defect, values = checked_scores(labels, scores)
     counts = _counts(defect)
-    if reason := _undefined(counts):
+    if reason := _undefined(counts, noun):
         return undefined(IMAGE_METRICS, reason, counts=counts)
     sums = RankingSums.of(rank(values[defect], np.sort(values[~defect])))
     return Metrics({name: measure(sums) for name, (_, measure) in _RANKED.items()}, {}, counts)
 
 
-def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Metrics:
+def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float, *, noun: str = "image") -> Metrics:
     """What the verdicts at one threshold get right and wrong; an image is called anomalous iff score >= threshold.
 
     metrics: tp, fp, fn, tn (images); miss_rate = fn / (tp + fn), the share of defect images that pass;
@@ -86,6 +88,8 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
              precision = tp / (tp + fp). A rate whose denominator is 0 is None with its reason.
     counts:  images, normal_images, defect_images, and alarms, the images called anomalous. `RATE_COUNTS` says
              which of them is the n of which rate.
+
+    noun: what a reason calls that which has a score.
 
     Raises ValueError for a threshold that is NaN; labels, scores and other errors as `compute_image_auroc`.
     """
@@ -96,9 +100,9 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
     counts = {**_counts(defect), "alarms": tp + fp}
     wrong = {"miss_rate": fn, "false_alarm_rate": fp, "precision": tp}
     why = {
-        "miss_rate": f"there is no defect image ({tn + fp} normal)",
-        "false_alarm_rate": f"there is no normal image ({tp + fn} defect)",
-        "precision": f"none of {values.size} images scores at or above the threshold {float(threshold):.6g}",
+        "miss_rate": f"there is no defect {noun} ({tn + fp} normal)",
+        "false_alarm_rate": f"there is no normal {noun} ({tp + fn} defect)",
+        "precision": f"none of {values.size} {noun}s scores at or above the threshold {float(threshold):.6g}",
     }
     metrics: dict[str, float | int | None] = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     reasons = {}
@@ -106,7 +110,7 @@ def threshold_counts(labels: ArrayLike, scores: ArrayLike, threshold: float) -> 
         n = counts[n_from]
         metrics[name] = wrong[name] / n if n else None
         if not n:
-            reasons[name] = why[name] if values.size else "there are no images"
+            reasons[name] = why[name] if values.size else f"there are no {noun}s"
     return Metrics(metrics, reasons, counts)
 
 
@@ -123,14 +127,14 @@ def _counts(defect: NDArray[np.bool_]) -> dict[str, int]:
     return {"images": defect.size, "normal_images": defect.size - n_defect, "defect_images": n_defect}
 
 
-def _undefined(counts: dict[str, int]) -> str | None:
+def _undefined(counts: dict[str, int], noun: str = "image") -> str | None:
     """Why the ranking metrics are undefined, or None if they are not."""
     if not counts["images"]:
-        return "there are no images"
+        return f"there are no {noun}s"
     if not counts["defect_images"]:
-        return f"there is no defect image ({counts['normal_images']} normal)"
+        return f"there is no defect {noun} ({counts['normal_images']} normal)"
     if not counts["normal_images"]:
-        return f"there is no normal image ({counts['defect_images']} defect)"
+        return f"there is no normal {noun} ({counts['defect_images']} defect)"
     return None
 
 

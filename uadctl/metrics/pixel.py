@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.metrics.pooled import POOLED, Pool, Stack, Tally, checked_pair, pixel_metric_names, rank_in_pool, take_apart
+from uadctl.metrics.pooled import (
+    POOLED,
+    Parts,
+    Pool,
+    Stack,
+    Tally,
+    checked_pair,
+    pixel_metric_names,
+    rank_in_pool,
+    take_apart,
+)
 from uadctl.metrics.ranking import RankingSums, Scores
 from uadctl.metrics.record import Metrics, undefined
-from uadctl.metrics.region import RegionOverlap, aupro_name, checked_limit
+from uadctl.metrics.region import RegionOverlap, aupro_name, checked_limit, mean_area
 from uadctl.metrics.resampling import PixelStatistics
 from uadctl.metrics.streaming import StreamingPixelMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class RegionResult:
+    """The pixel metrics of some images, and what each of their regions adds to AU-PRO.
+
+    areas: for each limit `aupro_name(limit)` -> (R,) float64, the AU-PRO of each region by itself, with the
+           false-positive rate over all normal pixels; in the order in which the images and their regions were taken
+           in. AU-PRO is their mean. Empty where the metrics are undefined.
+    """
+
+    metrics: Metrics
+    areas: dict[str, NDArray[np.float64]]
 
 
 class PixelMetrics:
@@ -34,10 +58,12 @@ class PixelMetrics:
     For maps beyond memory there is `StreamingPixelMetrics`.
 
     per_image: also given every image, taken apart only once, for metrics of resamples.
+    regions: what the regions are called in a reason.
     """
 
-    def __init__(self, *, per_image: PixelStatistics | None = None) -> None:
+    def __init__(self, *, per_image: PixelStatistics | None = None, regions: str = "regions") -> None:
         self._per_image = per_image
+        self._regions = regions
         self._tally = Tally()
         self._pool = Pool()
         self._defect: list[Scores] = []
@@ -62,7 +88,17 @@ class PixelMetrics:
 
         Raises ValueError if the sizes differ, or if the mask is None or holds NaN; the image is then not counted.
         """
-        self._add(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map"))
+        self.take(take_apart(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
+
+    def take(self, parts: Parts) -> None:
+        """Take in one image that was taken apart already; nothing of `parts.every` is kept."""
+        self._tally.add(parts)
+        if self._per_image is not None:
+            self._per_image.take(parts)
+        self._pool.add(parts.every)
+        if parts.defect.size:
+            self._defect.append(parts.defect)
+            self._region_sizes.append(parts.sizes)
 
     def result(self, *, fpr_limits: Iterable[float] = (0.3,)) -> Metrics:
         """All pixel metrics of the images so far.
@@ -74,30 +110,25 @@ class PixelMetrics:
         counts:  pixel_images, pixels and defect_pixels (both without those left out), regions, pixels_left_out
                  (NaN in the map), regions_left_out (NaN on every pixel).
         """
+        return self.result_by_region(fpr_limits=fpr_limits).metrics
+
+    def result_by_region(self, *, fpr_limits: Iterable[float] = (0.3,)) -> RegionResult:
+        """`result`, and region by region what AU-PRO is the mean of, from one ranking of the scores."""
         limits = [checked_limit(limit) for limit in fpr_limits]
         counts = self._tally.counts()
-        if reason := self._tally.undefined():
-            return undefined(pixel_metric_names(fpr_limits=limits), reason, counts=counts)
+        if reason := self._tally.undefined(regions=self._regions):
+            return RegionResult(undefined(pixel_metric_names(fpr_limits=limits), reason, counts=counts), {})
         n_normal = self._tally.pixels - self._tally.defect_pixels
         sizes = np.concatenate(self._region_sizes)
         sums, overlap = RankingSums(), RegionOverlap(sizes, n_normal=n_normal, limits=limits)
         for ranking, step in rank_in_pool(self._defect, sizes, self._pool, n_normal=n_normal, pooled=True):
             sums.add(ranking)
             overlap.add(ranking, step)
-        areas = overlap.areas()
+        found = overlap.areas()
+        areas = {aupro_name(limit): found[limit] for limit in limits}
         metrics: dict[str, float | int | None] = {name: measure(sums) for name, (_, measure) in POOLED.items()}
-        metrics.update({aupro_name(limit): areas[limit] for limit in limits})
-        return Metrics(metrics, {}, counts)
-
-    def _add(self, defect: NDArray[np.bool_], scores: Scores) -> None:
-        parts = take_apart(defect, scores)
-        self._tally.add(parts)
-        if self._per_image is not None:
-            self._per_image.take(parts)
-        self._pool.add(parts.every)
-        if parts.defect.size:
-            self._defect.append(parts.defect)
-            self._region_sizes.append(parts.sizes)
+        metrics.update({name: mean_area(area) for name, area in areas.items()})
+        return RegionResult(Metrics(metrics, {}, counts), areas)
 
 
 def compute_pixel_auroc(masks: Stack, maps: Stack) -> float:
@@ -173,7 +204,8 @@ def pooled_metrics(
         raise ValueError(f"{len(masks)} masks but {len(maps)} maps; expected one of each an image")
     pixels = engine or PixelMetrics()
     for i in range(len(maps)):
-        pixels._add(*checked_pair(masks[i], maps[i], mask_name=f"masks[{i}]", map_name=f"maps[{i}]"))
+        pair = checked_pair(masks[i], maps[i], mask_name=f"masks[{i}]", map_name=f"maps[{i}]")
+        pixels.take(take_apart(*pair))
     return pixels.result(fpr_limits=limits)
 
 

@@ -38,12 +38,17 @@ class Parts:
             off the few on defects. It may be a view of the map that was given: copy it to keep it.
     defect: (P,) scores on defects, region after region.
     sizes:  (R,) int64, pixels of each region, each at least 1; their sum is P.
+    pixels, defect_pixels: how many were looked at, and how many of them lie on defects: n and P, but for saturated
+            defects, whose pixels beyond the saturation are in no array, and some perhaps in several defects. The
+            difference, normal pixels, is that of n and P in any case.
     left_out, regions_left_out: NaN pixels, and regions that are NaN on every pixel.
     """
 
     every: Scores
     defect: Scores
     sizes: NDArray[np.int64]
+    pixels: int
+    defect_pixels: int
     left_out: int
     regions_left_out: int
 
@@ -75,6 +80,8 @@ def take_apart(defect: NDArray[np.bool_], scores: Scores) -> Parts:
         every=every,
         defect=found[np.argsort(regions, kind="stable")],
         sizes=kept,
+        pixels=every.size,
+        defect_pixels=found.size,
         left_out=left_out,
         regions_left_out=n_regions - kept.size,
     )
@@ -94,8 +101,8 @@ class Tally:
     def add(self, parts: Parts) -> None:
         """Count one image."""
         self.images += 1
-        self.pixels += parts.every.size
-        self.defect_pixels += parts.defect.size
+        self.pixels += parts.pixels
+        self.defect_pixels += parts.defect_pixels
         self.regions += parts.sizes.size
         self.left_out += parts.left_out
         self.regions_left_out += parts.regions_left_out

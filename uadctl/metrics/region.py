@@ -61,7 +61,7 @@ class RegionOverlap:
         # are enough for all limits. They are sums of whole numbers: millions of equal addends don't drift.
         self._found = np.zeros(region_sizes.size)  # pixels so far
         self._passed = np.zeros(region_sizes.size)  # sum over them of N (x0 + x1)
-        self._areas: dict[float, float] = {}  # of the limits that x1 went beyond
+        self._areas: dict[float, NDArray[np.float64]] = {}  # of the limits that x1 went beyond
 
     def add(self, ranking: Ranking, step: Step) -> None:
         """Take in the next lower defect scores, and where they stand among the normal ones."""
@@ -82,14 +82,18 @@ class RegionOverlap:
                 cut = slice(int(np.searchsorted(step.entry, beyond - 1)), within)
                 rise = (limit - x0) ** 2 / (2 * (float(x1[beyond - 1]) - x0) * limit)
                 area += rise * self._by_region(step.region[cut], step.times[cut])
-            self._areas[limit] = self._mean(area)
+            self._areas[limit] = area / self._sizes
         if self._open():
             np.add.at(self._found, step.region, step.times.astype(np.float64))
             np.add.at(self._passed, step.region, passed.astype(np.float64))
 
-    def areas(self) -> dict[float, float]:
-        """Limit -> area divided by it, once all scores were taken in."""
-        within = {limit: self._mean(self._up_to(limit, self._found, self._passed)) for limit in self._open()}
+    def areas(self) -> dict[float, NDArray[np.float64]]:
+        """Limit -> (R,) the area of each region divided by the limit, once all scores were taken in.
+
+        Each is that of the curve of the region alone, with the false-positive rate over all normal pixels. AU-PRO is
+        their mean, `mean_area`: of all regions, or of some that are asked about.
+        """
+        within = {limit: self._up_to(limit, self._found, self._passed) / self._sizes for limit in self._open()}
         return self._areas | within
 
     def _open(self) -> list[float]:
@@ -102,8 +106,10 @@ class RegionOverlap:
     def _by_region(self, region: NDArray[np.int64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.bincount(region, weights, self._sizes.size).astype(np.float64, copy=False)
 
-    def _mean(self, area: NDArray[np.float64]) -> float:
-        return max(0.0, float(np.mean(area / self._sizes)))  # rounding may pass 0 by an ulp
+
+def mean_area(areas: NDArray[np.float64]) -> float:
+    """AU-PRO of the regions that have these areas, (R,) as `RegionOverlap.areas` gives them, R >= 1."""
+    return max(0.0, float(np.mean(areas)))  # rounding may pass 0 by an ulp
 
 
 def area_up_to(ranking: Ranking, *, limit: float) -> NDArray[np.float64]:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.metrics.pooled import Pool, Tally, checked_pair, rank_in_pool
+from uadctl.errors import DataError
+from uadctl.metrics.pixel import PixelMetrics
+from uadctl.metrics.pooled import Parts, checked_pair
 from uadctl.metrics.ranking import Scores
-from uadctl.metrics.region import RegionOverlap, checked_limit
+from uadctl.metrics.region import aupro_name, checked_limit
+from uadctl.records import DefectConfig, Sample
 
 
 def compute_spro(
@@ -50,38 +53,80 @@ def compute_spro(
         raise ValueError(
             f"{len(masks)} masks, {len(maps)} maps and {len(saturations)} saturations; expected one of each an image"
         )
-    tally, normal = Tally(), Pool()
-    found: list[Scores] = []
-    enough: list[int] = []
+    pixels = PixelMetrics(regions="defects")
     for i in range(len(maps)):
         defects, scores = _defects(masks[i], maps[i], index=i)
-        looked_at = ~np.isnan(scores)
-        outside = looked_at.copy()
-        for defect, saturation in zip(defects, _saturations(saturations[i], len(defects), index=i), strict=True):
-            outside &= ~defect
-            seen = scores[defect & looked_at]
-            if not seen.size:
-                tally.regions_left_out += 1
-                continue
-            # Detected pixels beyond the saturation change nothing, and the highest scores are the first detected:
-            # a defect is its `saturation` highest pixels. Which of several equal ones are taken makes no difference.
-            kept = min(saturation, seen.size)
-            found.append(np.partition(seen, seen.size - kept)[seen.size - kept :])
-            enough.append(kept)
-        normal.add(scores[outside])
-        n_seen, n_outside = int(np.count_nonzero(looked_at)), int(np.count_nonzero(outside))
-        tally.images += 1
-        tally.pixels += n_seen
-        tally.defect_pixels += n_seen - n_outside
-        tally.left_out += scores.size - n_seen
-    if reason := tally.undefined(regions="defects"):
-        raise ValueError(f"AU-sPRO to {limit!r} is undefined: {reason}")
-    n_normal = tally.pixels - tally.defect_pixels
-    sizes = np.array(enough, dtype=np.int64)
-    overlap = RegionOverlap(sizes, n_normal=n_normal, limits=[limit])
-    for ranking, step in rank_in_pool(found, sizes, normal, n_normal=n_normal, pooled=False):
-        overlap.add(ranking, step)
-    return overlap.areas()[limit]
+        pixels.take(saturated_parts(defects, _saturations(saturations[i], len(defects), index=i), scores))
+    measured = pixels.result(fpr_limits=(limit,))
+    value = measured.metrics[aupro_name(limit)]
+    if value is None:
+        raise ValueError(f"AU-sPRO to {limit!r} is undefined: {measured.reasons[aupro_name(limit)]}")
+    return float(value)
+
+
+def saturated_parts(defects: Sequence[NDArray[np.bool_]], saturations: Sequence[int], scores: Scores) -> Parts:
+    """One image taken apart so that the AU-PRO of any engine is AU-sPRO: a region is a defect's highest scores.
+
+    Detected pixels beyond the saturation change nothing, and the highest scores are the first detected: a defect is
+    its `saturation` highest pixels, or all where there are fewer. Which of several equal ones are taken makes no
+    difference. `every` holds the scores outside all defects and those kept, a pixel in two defects perhaps twice, so
+    that what is left without those kept is what lies outside.
+
+    defects:     (H, W) bool arrays, one a defect; they may overlap. None for a good image.
+    saturations: one a defect, each at least 1.
+    scores:      (H, W), NaN where the detector has not looked. A defect that is NaN on every pixel does not count.
+    """
+    looked_at = ~np.isnan(scores)
+    outside = looked_at.copy()
+    kept: list[Scores] = []
+    for defect, saturation in zip(defects, saturations, strict=True):
+        outside &= ~defect
+        seen = scores[defect & looked_at]
+        if seen.size:
+            first = max(0, seen.size - saturation)
+            kept.append(np.partition(seen, first)[first:])
+    n_seen, n_outside = int(np.count_nonzero(looked_at)), int(np.count_nonzero(outside))
+    found = np.concatenate(kept) if kept else scores[:0].ravel()
+    return Parts(
+        every=np.concatenate([scores[outside], found]),
+        defect=found,
+        sizes=np.array([some.size for some in kept], dtype=np.int64),
+        pixels=n_seen,
+        defect_pixels=n_seen - n_outside,
+        left_out=scores.size - n_seen,
+        regions_left_out=len(defects) - len(kept),
+    )
+
+
+def saturation_of(config: DefectConfig, area: int) -> int:
+    """How many pixels of a defect of this kind are enough, `area` being all pixels of its mask.
+
+    The lesser of the threshold and the area, or the threshold's share of the area where it is relative; in whole
+    pixels, rounded down. Raises ValueError if that is none.
+
+    Source: the entries of defects_config.json as MVTec LOCO AD's evaluation code reads them; Bergmann et al., 2022.
+    """
+    threshold = config.saturation_threshold
+    enough = int(threshold * area) if config.relative_saturation else int(min(threshold, area))
+    if enough < 1:
+        unit = "of its area" if config.relative_saturation else "pixels"
+        raise ValueError(
+            f"defect {config.name}: a saturation of {threshold:g} {unit} is no whole pixel of its {area}; "
+            "expected at least 1"
+        )
+    return enough
+
+
+def check_saturations(sample: Sample, defects: Sequence[tuple[DefectConfig, NDArray[np.bool_]]]) -> None:
+    """Raise DataError, naming the mask, where a defect of an image has so few pixels that none of them is enough.
+
+    defects: one for each of the sample's mask files, in their order, with its pixels.
+    """
+    for path, (config, pixels) in zip(sample.masks, defects, strict=True):
+        try:
+            saturation_of(config, int(np.count_nonzero(pixels)))
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
 def _defects(masks: Any, anomaly_map: ArrayLike, *, index: int) -> tuple[list[NDArray[np.bool_]], Scores]:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from uadctl.metrics.binned import ROUNDING, Curve, curve_of_bins
 from uadctl.metrics.descent import descend
 from uadctl.metrics.keys import WIDER, common_zeros, keys64, narrow_keys, needed_shift, runs
-from uadctl.metrics.pooled import Tally, checked_pair, pixel_metric_names, take_apart
+from uadctl.metrics.pooled import Parts, Tally, checked_pair, pixel_metric_names, take_apart
 from uadctl.metrics.ranking import Scores
 from uadctl.metrics.record import Metrics, undefined
 from uadctl.metrics.region import checked_limit
@@ -38,26 +38,39 @@ class StreamingPixelMetrics:
     bins: how many bins may be filled, at least 2. More bins, tighter bounds. 65,536 take 2 MB, beside some tens of MB
           to work in and what taking one map apart needs.
     per_image: also given every image, taken apart only once, for metrics of resamples.
+    regions: what the regions are called in a reason.
 
     Raises ValueError for fewer bins.
     """
 
-    def __init__(self, *, bins: int = 65_536, per_image: PixelStatistics | None = None) -> None:
+    def __init__(
+        self, *, bins: int = 65_536, per_image: PixelStatistics | None = None, regions: str = "regions"
+    ) -> None:
         if bins < 2:
             raise ValueError(f"bins is {bins}; expected at least 2")
         self._tally = Tally()
         self._bins = _Bins(bins)
         self._per_image = per_image
+        self._regions = regions
 
     def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
         """Take in one image; arguments and errors as `PixelMetrics.add`."""
-        self._add(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map"))
+        self.take(take_apart(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
+
+    def take(self, parts: Parts) -> None:
+        """Take in one image that was taken apart already; nothing of it is kept."""
+        self._tally.add(parts)
+        if self._per_image is not None:
+            self._per_image.take(parts)
+        self._bins.add(parts.every)
+        if parts.defect.size:
+            self._bins.mark_defects(parts.defect, parts.sizes)
 
     def result(self, *, fpr_limits: Iterable[float] = (0.3,)) -> Metrics:
         """All pixel metrics of the images so far; arguments, metrics and counts as `PixelMetrics.result`."""
         limits = [checked_limit(limit) for limit in fpr_limits]
         counts = self._tally.counts()
-        if reason := self._tally.undefined():
+        if reason := self._tally.undefined(regions=self._regions):
             return undefined(pixel_metric_names(fpr_limits=limits), reason, counts=counts)
         return Metrics(dict(self._curve().values(limits)), {}, counts)
 
@@ -74,15 +87,6 @@ class StreamingPixelMetrics:
         if self._tally.undefined():
             return dict.fromkeys(pixel_metric_names(fpr_limits=limits))
         return {name: min(1.0, doubt + ROUNDING) for name, doubt in self._curve().doubts(limits).items()}
-
-    def _add(self, defect: NDArray[np.bool_], scores: Scores) -> None:
-        parts = take_apart(defect, scores)
-        self._tally.add(parts)
-        if self._per_image is not None:
-            self._per_image.take(parts)
-        self._bins.add(parts.every)
-        if parts.defect.size:
-            self._bins.mark_defects(parts.defect, parts.sizes)
 
     def _curve(self) -> Curve:
         rows = self._bins.rows()

@@ -80,6 +80,25 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolEntry:
+    """What is measured, and how, so that numbers can be compared: computed by `uadctl.metrics.official`.
+
+    metrics:    those that its authors report, in their order.
+    fpr_limits: the false-positive rates up to which AU-PRO is integrated, unless the spec names others.
+    own:        metrics that are computed for this protocol only.
+    of_pixels:  those of `own` that need masks and maps.
+    """
+
+    name: str
+    summary: str
+    metrics: tuple[str, ...]
+    fpr_limits: tuple[float, ...]
+    own: tuple[str, ...] = ()
+    of_pixels: tuple[str, ...] = ()
+    paper: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
     """One kind of data set.
 
@@ -186,6 +205,61 @@ MODELS: dict[str, ModelEntry] = _table(
         not_settable=("feature_cache",),
     ),
 )
+
+_LOCO_PAPER = (
+    'Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and '
+    'Localization", IJCV 130, 2022'
+)
+_AD2_PAPER = (
+    'Heckler-Kram et al., "The MVTec AD 2 Dataset: Advanced Scenarios for Unsupervised Anomaly Detection", 2025'
+)
+
+PROTOCOLS: dict[str, ProtocolEntry] = {
+    entry.name: entry
+    for entry in (
+        ProtocolEntry(
+            name="mvtec_ad",
+            summary="image AUROC, and AU-PRO up to a false-positive rate of 0.3",
+            metrics=("image_auroc", "aupro_30"),
+            fpr_limits=(0.3,),
+            paper="Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021",
+        ),
+        ProtocolEntry(
+            name="mvtec_loco",
+            summary="image AUROC and sPRO up to a false-positive rate of 0.05, for logical and for structural defects "
+            "each with all good images; the figure for both is the mean of the two",
+            metrics=(
+                "image_auroc",
+                "image_auroc_logical",
+                "image_auroc_structural",
+                "spro_05",
+                "spro_05_logical",
+                "spro_05_structural",
+            ),
+            fpr_limits=(0.3,),
+            own=(
+                "image_auroc_logical",
+                "image_auroc_structural",
+                "image_auroc_pooled",
+                "spro_05",
+                "spro_05_logical",
+                "spro_05_structural",
+            ),
+            of_pixels=("spro_05", "spro_05_logical", "spro_05_structural"),
+            paper=_LOCO_PAPER,
+        ),
+        ProtocolEntry(
+            name="mvtec_ad2",
+            summary="AU-PRO up to a false-positive rate of 0.05, and at one threshold of the maps the F1 of all pixels "
+            "(SegF1) and of the images (ClassF1)",
+            metrics=("aupro_05", "segf1", "classf1"),
+            fpr_limits=(0.05,),
+            own=("segf1", "classf1"),
+            of_pixels=("segf1", "classf1"),
+            paper=_AD2_PAPER,
+        ),
+    )
+}
 
 _MVTEC_PLACES = (
     Place("<category>/train/good/*.png", "good images to learn from"),
