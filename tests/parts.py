@@ -7,6 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+DATA_SETS = "btad, demo, folder (also custom), manifest, mvtec, mvtec_ad2 (also ad2), mvtec_loco (also loco), visa"
+"""All kinds of data set, as a message lists them."""
+
 
 def surface(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
     """A striped, noisy (H, W, 3) uint8 image."""

@@ -325,6 +325,30 @@ def test_a_run_is_not_resumed_on_other_images(uadctl, small, one_category, inter
     assert uadctl("bench", *small, "--resume").code == 0
 
 
+def test_a_run_begun_by_another_version_is_not_resumed(uadctl, small, one_category, interrupt_second_fit, tmp_path):
+    parts.write_category(one_category, "zinc")
+    with interrupt_second_fit():
+        uadctl("bench", *small, code=130)
+    (run,) = (tmp_path / "runs").iterdir()
+    record = document(run, "run.json")
+    now = record["hash"]
+    (run / "run.json").write_text(json.dumps({**record, "hash": "01234567"}))
+    assert uadctl("bench", "--resume", run, code=2).err == (
+        f"error: {run}: cannot be resumed: it was begun by another version of uadctl, whose specs had other keys "
+        f"(hash 01234567, now {now})\n"
+        "  Start a new run; what this one has finished can still be scored with and reported.\n"
+    )
+
+
+def test_a_mask_without_defect_pixels_is_told(uadctl, small, one_category):
+    mask = one_category / "tile/ground_truth/scratch/001_mask.png"
+    parts.write(mask, np.zeros((64, 64), np.uint8))
+    image = one_category / "tile/test/scratch/001.png"
+    assert uadctl("bench", *small).err == (
+        f"warning: {mask}: no pixel is above 0, so the pixels of {image} count as good\n"
+    )
+
+
 def test_nothing_to_resume_is_an_error_of_use(uadctl, small):
     ended = uadctl("bench", *small, "--resume", code=2)
     assert ended.err.startswith("error: nothing to resume: no unfinished run of this spec")
@@ -418,23 +442,49 @@ def test_masks_are_not_opened_without_pixel_metrics_and_a_broken_one_can_be_skip
     assert "warning: left out of the pixel metrics: " in skipped.err
 
 
-def test_missing_masks_stop_the_bench_before_it_begins(uadctl, small, one_category, tmp_path):
+def test_defect_images_without_mask_are_told_counted_and_left_out_of_the_pixel_metrics(uadctl, small, one_category):
     mask = one_category / "tile/ground_truth/scratch/001_mask.png"
     mask.unlink()
-    ended = uadctl("bench", *small, code=2)
+    ended = uadctl("bench", *small, "--json")
     assert ended.err == (
-        f"error: {one_category}/tile/test/scratch/001.png: no mask at {mask}\n"
-        "  Add the mask, or leave such images out of the pixel metrics with: "
-        '[dataset] on_error = "skip"\n'
+        f"warning: {one_category}/tile/test/scratch/001.png: no mask at {mask}; left out of the pixel metrics\n"
     )
-    assert ended.out == ""
-    assert not (tmp_path / "runs").exists()
-    counts = uadctl("bench", *small, "--set", "dataset.on_error=skip", "--json").json
-    cell = counts["results"]["tile"]["vision_patchcore"]["0"]
+    cell = ended.json["results"]["tile"]["vision_patchcore"]["0"]
     assert cell["counts"]["defect_images_without_mask"] == 1
     assert cell["counts"]["pixel_images"] == 4
     assert cell["counts"]["images"] == 5
-    assert uadctl("bench", *small, "--no-pixel", "--json").code == 0
+    assert uadctl("bench", *small, "--no-pixel", "--json").err == ""
+
+
+def test_missing_masks_beyond_five_are_told_as_a_number(uadctl, small, one_category):
+    for i in range(3, 10):
+        parts.write(one_category / f"tile/test/scratch/00{i}.png", parts.surface(500 + i))
+    told = uadctl("bench", *small).err.splitlines()
+    assert [line.endswith("; left out of the pixel metrics") for line in told] == [True] * 6
+    assert told[-1] == "warning: tile: 2 more defect images have no mask; left out of the pixel metrics"
+
+
+def test_an_image_that_is_learned_and_tested_on_is_told(uadctl, small, one_category):
+    import shutil
+
+    tile = one_category / "tile"
+    shutil.copy(tile / "train/good/003.png", tile / "test/good/007.png")
+    ended = uadctl("bench", *small, "--json")
+    message = f"tile: {tile}/train/good/003.png and {tile}/test/good/007.png are equal byte for byte, in train and test"
+    assert ended.err == f"warning: {message}\n"
+    assert document(Path(ended.json["run"]), "run.json")["warnings"] == [message]
+
+
+def test_defects_in_the_training_split_are_told_counted_and_not_learned(uadctl, small, one_category):
+    image, _ = parts.scratched(3)
+    parts.write(one_category / "tile/train/scratch/000.png", image)
+    ended = uadctl("bench", *small, "--json")
+    counts = ended.json["results"]["tile"]["vision_patchcore"]["0"]["counts"]
+    assert (counts["train_images"], counts["train_defects_left_out"]) == (6, 1)
+    assert ended.err == (
+        "warning: tile: 1 defect image of the training and validation splits is not learned from, "
+        f"the first is {one_category}/tile/train/scratch/000.png\n"
+    )
 
 
 def test_a_data_set_without_masks_has_image_metrics_and_says_where_masks_were_looked_for(uadctl, small, one_category):

@@ -14,7 +14,8 @@ import parts
 import pytest
 
 import uadctl as package
-from uadctl.spec.registry import MODELS, ModelEntry
+from uadctl.cli.console import Screen
+from uadctl.spec.registry import DATASETS, MODELS, ModelEntry
 
 COMMANDS = ("bench", "fit", "score", "models", "datasets")
 
@@ -132,9 +133,9 @@ def test_empty_and_missing_folders_have_their_own_messages(uadctl, small, one_ca
     assert (
         ended.err.splitlines()[0].replace(str(one_category), "ROOT")
         == {
-            "tile/train": "error: ROOT holds no MVTec category: expected ROOT/<category>/train/good",
+            "tile/train": "error: ROOT holds no MVTec category: expected ROOT/<category>/train/good, found tile/",
             "tile/test": "error: ROOT/tile/test: no such folder",
-            "tile": "error: ROOT holds no MVTec category: expected ROOT/<category>/train/good",
+            "tile": "error: ROOT holds no MVTec category: expected ROOT/<category>/train/good, found nothing",
         }[remove]
     )
 
@@ -253,8 +254,16 @@ def test_a_tag_that_no_model_has_is_said(uadctl):
 
 def test_help_has_a_line_for_each_data_set(uadctl):
     text = uadctl("bench", "--help").out
-    for name in ("demo", "folder", "mvtec"):
-        assert len(re.findall(rf"^ +{name}  +\w", text, re.M)) == 1
+    starts = [re.findall(rf"^( +{name}  +)\w", text, re.M) for name in DATASETS]
+    assert {len(found) for found in starts} == {1}
+    assert len({len(found[0]) for found in starts}) == 1
+    assert len(starts) >= 8
+
+
+@pytest.mark.parametrize("words", [["bench"], ["fit"], ["datasets", "check"], ["datasets", "split"]])
+def test_help_fits_80_columns(uadctl, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(len(line) for line in uadctl(*words, "--help").out.splitlines()) <= 80
 
 
 class NeedsCheckpoint:
@@ -312,11 +321,43 @@ def test_a_missing_checkpoint_is_said_before_data_are_looked_for(uadctl, small, 
 
 def test_hostile_input_does_not_flood(uadctl, one_category, small):
     for i in range(3000):
-        parts_dir = one_category / "tile" / "test" / "scratch"
-        (parts_dir / f"{'x' * 100}{i}.png").touch()
-    ended = uadctl("bench", *small, code=2)
+        (one_category / "tile" / "train" / "good" / f"{'x' * 100}{i}.png").touch()
+    ended = uadctl("bench", *small, "--set", "dataset.on_error=skip")
     assert 10_000 < len(ended.err.encode()) < 100_000
     assert re.fullmatch(r"and \d+ more lines", ended.err.splitlines()[-1])
+
+
+def test_a_long_line_is_cut_and_not_dropped(capsys):
+    screen = Screen()
+    screen.message("error", "é" * 100_000, "y" * 100_000)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: " + "é" * 7996 + "…"
+    assert second == "  " + "y" * 15_998 + "…"
+    for i in range(1000):
+        screen.message("error", f"{i} {'z' * 998}")
+    screen.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert (len(lines), lines[-1]) == (32, "and 969 more lines")
+
+
+def test_the_first_error_is_said_after_any_number_of_warnings(capsys):
+    screen = Screen()
+    for i in range(2000):
+        screen.message("warning", f"{i} {'z' * 98}")
+    screen.message("error", "this is why", "a help")
+    screen.message("error", "another")
+    screen.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith("warning: ")] == ["error: this is why", "and 1430 more lines"]
+
+
+def test_a_path_of_100_kilobytes_is_still_an_error(uadctl, tmp_path):
+    (tmp_path / "m.csv").write_text(f"path,split,label\n{'x' * 100_000},train,0\n")
+    ended = uadctl("datasets", "check", "manifest", "--root", "m.csv", code=2)
+    assert ended.err.startswith("error: m.csv:2: xxx")
+    ended = uadctl("datasets", "check", "x" * 20_000, code=2)
+    assert ended.err.startswith('error: "xxx')
+    assert "…: no such data set. Choose from: " in ended.err
 
 
 def test_quiet_silences_warnings_and_not_errors(uadctl, small):

@@ -6,15 +6,18 @@ which files become which samples, which masks belong to them, and what is said w
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from uadctl.datasets import Dataset, LayoutError, Masks, folder, list_categories, list_images, load_dataset, mvtec
+from uadctl.datasets import Dataset, LayoutError, Masks, list_categories, list_images, load_dataset
+from uadctl.datasets.base import own_name, stem, without_suffix
 from uadctl.errors import DataError, SpecError
 from uadctl.records import Sample, Size
 
@@ -55,7 +58,7 @@ def relatives(samples: tuple[Sample, ...]) -> list[str]:
 
 def test_mvtec_becomes_sorted_samples_with_their_own_masks(tmp_path: Path) -> None:
     home = mvtec_tree(tmp_path / "bottle")
-    dataset = mvtec.load(str(tmp_path), "bottle")
+    dataset = load_dataset("mvtec", str(tmp_path), category="bottle")
     assert (dataset.name, dataset.category, dataset.root) == ("mvtec", "bottle", str(tmp_path))
     assert relatives(dataset.train) == ["train/good/000.png", "train/good/001.png", "train/good/010.JPG"]
     assert {(sample.label, sample.defect, sample.split) for sample in dataset.train} == {(0, "good", "train")}
@@ -75,7 +78,7 @@ def test_mvtec_becomes_sorted_samples_with_their_own_masks(tmp_path: Path) -> No
 
 def test_the_three_test_lists_belong_together(tmp_path: Path) -> None:
     mvtec_tree(tmp_path / "bottle")
-    dataset = mvtec.load(str(tmp_path), "bottle")
+    dataset = load_dataset("mvtec", str(tmp_path), category="bottle")
     assert dataset.get_train_paths() == [sample.path for sample in dataset.train]
     paths, labels, masks = dataset.get_test_paths()
     assert paths == [sample.path for sample in dataset.test]
@@ -98,7 +101,7 @@ def test_a_missing_mask_is_none_and_named_and_the_others_keep_theirs(tmp_path: P
     (home / "ground_truth/dent/000_mask.png").unlink()
     for folder_name in ("a_first", "zz_last"):  # no ground-truth folder at all
         put(home, f"test/{folder_name}/000.png")
-    dataset = mvtec.load(str(tmp_path), "bottle")
+    dataset = load_dataset("mvtec", str(tmp_path), category="bottle")
     _, labels, masks = dataset.get_test_paths()
     assert masks is not None
     assert labels.tolist() == [1, 1, 1, 0, 1, 1, 1]
@@ -117,7 +120,7 @@ def test_a_missing_mask_is_none_and_named_and_the_others_keep_theirs(tmp_path: P
 
 def test_without_any_mask_there_are_none(tmp_path: Path) -> None:
     put(tmp_path / "c", "train/good/0.png", "test/good/0.png", "test/bad/0.png")
-    dataset = mvtec.load(str(tmp_path), "c")
+    dataset = load_dataset("mvtec", str(tmp_path), category="c")
     assert not dataset.has_masks
     assert dataset.get_test_paths()[2] is None
     assert len(dataset.missing_masks()) == 1
@@ -157,7 +160,7 @@ def test_a_mask_of_another_size_is_said_when_it_is_read(tmp_path: Path) -> None:
     home = tmp_path / "c"
     put(home, "train/good/0.png", "test/bad/0.png")
     put(home, "ground_truth/bad/0_mask.png", size=(3, 3))
-    masks = mvtec.load(str(tmp_path), "c").get_test_paths()[2]
+    masks = load_dataset("mvtec", str(tmp_path), category="c").get_test_paths()[2]
     assert masks is not None
     with pytest.raises(DataError) as error:
         masks[0]
@@ -168,7 +171,7 @@ def test_listing_decodes_nothing(tmp_path: Path) -> None:
     home = mvtec_tree(tmp_path / "bottle")
     for path in home.rglob("*.*"):
         path.write_bytes(b"broken")
-    dataset = mvtec.load(str(tmp_path), "bottle")
+    dataset = load_dataset("mvtec", str(tmp_path), category="bottle")
     assert len(dataset.test) == 5
     paths, _, masks = dataset.get_test_paths()
     assert len(paths) == 5
@@ -179,26 +182,28 @@ def test_listing_decodes_nothing(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
     home = mvtec_tree(tmp_path / "bottle")
-    before = mvtec.load(str(tmp_path), "bottle")
+    before = load_dataset("mvtec", str(tmp_path), category="bottle")
     for name in ("train/good/Thumbs.db", "train/good/.hidden.png", "test/dent/._000.png", "test/notes.txt"):
         (home / name).write_bytes(b"x")
     put(home, "test/.cache/000.png", ".trash/train/good/000.png")
     (tmp_path / "readme.txt").write_text("x")
     (tmp_path / "empty").mkdir()
-    assert mvtec.load(str(tmp_path), "bottle") == before
-    assert mvtec.list_categories(str(tmp_path)) == ["bottle"]
+    assert load_dataset("mvtec", str(tmp_path), category="bottle") == before
+    assert list_categories("mvtec", str(tmp_path)) == ["bottle"]
 
 
 def test_an_own_validation_split_is_read(tmp_path: Path) -> None:
     put(mvtec_tree(tmp_path / "bottle"), "validation/good/7.png")
-    (sample,) = mvtec.load(str(tmp_path), "bottle").validation
+    (sample,) = load_dataset("mvtec", str(tmp_path), category="bottle").validation
     assert (sample.relative, sample.split, sample.label) == ("validation/good/7.png", "validation", 0)
 
 
 def test_the_root_may_be_the_category_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = mvtec_tree(tmp_path / "bottle")
-    assert mvtec.list_categories(str(home)) == ["bottle"]
-    assert relatives(mvtec.load(str(home), "bottle").test) == relatives(mvtec.load(str(tmp_path), "bottle").test)
+    assert list_categories("mvtec", str(home)) == ["bottle"]
+    assert relatives(load_dataset("mvtec", str(home), category="bottle").test) == relatives(
+        load_dataset("mvtec", str(tmp_path), category="bottle").test
+    )
     monkeypatch.chdir(home)
     dataset = load_dataset("mvtec", ".")
     assert dataset.category == "bottle"
@@ -208,26 +213,26 @@ def test_the_root_may_be_the_category_itself(tmp_path: Path, monkeypatch: pytest
 def test_categories_are_sorted_by_bytes(tmp_path: Path) -> None:
     for name in ("b", "a", "B", "ä", "10", "9"):
         put(tmp_path / name, "train/good/0.png")
-    assert mvtec.list_categories(str(tmp_path)) == ["10", "9", "B", "a", "b", "ä"]
+    assert list_categories("mvtec", str(tmp_path)) == ["10", "9", "B", "a", "b", "ä"]
 
 
 def test_what_mvtec_lacks_is_said(tmp_path: Path) -> None:
     root = str(tmp_path)
     missing = str(tmp_path / "nowhere")
     with pytest.raises(DataError) as error:
-        mvtec.list_categories(missing)
+        list_categories("mvtec", missing)
     assert message(error) == (f"{missing}: no such folder", None)
 
     with pytest.raises(DataError) as error:
-        mvtec.list_categories(root)
+        list_categories("mvtec", root)
     assert message(error) == (
-        f"{root} holds no MVTec category: expected {root}/<category>/train/good",
+        f"{root} holds no MVTec category: expected {root}/<category>/train/good, found nothing",
         "For another layout, use the data set `folder`, with [dataset.files] where its names differ.",
     )
 
     (tmp_path / "bottle/train/good").mkdir(parents=True)
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "bottle")
+        load_dataset("mvtec", root, category="bottle")
     assert message(error) == (
         f"{root}/bottle/train/good holds no image",
         "It must hold the good training images.",
@@ -236,48 +241,140 @@ def test_what_mvtec_lacks_is_said(tmp_path: Path) -> None:
     put(tmp_path / "bottle", "train/good/0.png")
     put(tmp_path / "cable", "train/good/0.png")
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "botle")
+        load_dataset("mvtec", root, category="botle")
     assert isinstance(error.value, ValueError)
-    assert message(error) == (f"{root} has no category 'botle'; did you mean bottle?", "It has: bottle, cable")
+    assert message(error) == (f"{root} has no category 'botle'; did you mean bottle? It has: bottle, cable", None)
 
     parts = "It must hold good/ and a folder for each kind of defect."
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "bottle")
+        load_dataset("mvtec", root, category="bottle")
     assert message(error) == (f"{root}/bottle/test: no such folder", parts)
     (tmp_path / "bottle/test/good").mkdir(parents=True)
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "bottle")
+        load_dataset("mvtec", root, category="bottle")
     assert message(error) == (f"{root}/bottle/test holds no image", parts)
 
     put(tmp_path / "bottle", "test/loose.png")
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "bottle")
+        load_dataset("mvtec", root, category="bottle")
     assert message(error) == (
         f"{root}/bottle/test/loose.png lies in no defect folder",
         f"Move it to {root}/bottle/test/good or to a folder named after its defect.",
     )
     with pytest.raises(DataError) as error:
-        mvtec.load(root, "bottle", split="val")
+        load_dataset("mvtec", root, category="bottle", split="val")
     assert message(error) == ("mvtec has no split 'val'; it has: test", None)
     with pytest.raises(DataError) as error:
-        mvtec.list_categories(root, files={"train": "*"})
+        list_categories("mvtec", root, files={"train": "*"})
     assert message(error)[0] == "mvtec has a fixed layout and takes no files"
+
+
+@pytest.mark.parametrize("lost", [["train"], ["train/good"], ["train", "test"], ["train", "ground_truth"]])
+def test_a_category_that_is_not_whole_is_no_less_asked_for(tmp_path: Path, lost: list[str]) -> None:
+    """Passed over, it would be missing from the results, and nobody would know."""
+    for name in ("bottle", "screw"):
+        mvtec_tree(tmp_path / name)
+    for part in lost:
+        shutil.rmtree(tmp_path / "screw" / part)
+    put(tmp_path, "notes/page.png", "figures/plots/1.png")
+    assert list_categories("mvtec", str(tmp_path)) == ["bottle", "screw"]
+    with pytest.raises(DataError) as error:
+        load_dataset("mvtec", str(tmp_path), category="screw")
+    assert message(error) == (
+        f"{tmp_path}/screw/train/good holds no image",
+        "It must hold the good training images.",
+    )
+    with pytest.raises(DataError, match="holds no MVTec category"):
+        list_categories("mvtec", str(tmp_path / "screw"))
+
+
+@pytest.mark.parametrize("kind", ["Good", "ok", "OK", "normal", "Normal"])
+@pytest.mark.parametrize("split", ["test", "train", "validation"])
+def test_no_kind_of_defect_is_called_like_good_images(tmp_path: Path, split: str, kind: str) -> None:
+    home = mvtec_tree(tmp_path / "bottle")
+    (home / split / kind).mkdir(parents=True)
+    assert len(load_dataset("mvtec", str(tmp_path)).test) == 5  # as long as it holds no image
+    put(home, f"{split}/{kind}/7.png", f"{split}/{kind}/8.png")
+    with pytest.raises(DataError) as error:
+        load_dataset("mvtec", str(tmp_path))
+    assert message(error) == (
+        f"{home}/{split}/{kind} would be a kind of defect; good images lie in good/",
+        f"Rename it to good, or move its images to {home}/{split}/good.",
+    )
+
+
+@pytest.mark.parametrize("name", ["mvtec", "mvtec_loco", "mvtec_ad2", "btad", "folder"])
+def test_a_category_is_loaded_without_looking_at_all_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    files = {
+        "mvtec": ("train/good/0.png", "test/good/0.png"),
+        "mvtec_loco": ("train/good/0.png", "test/logical_anomalies/0.png"),
+        "mvtec_ad2": ("train/good/0.png", "test_public/good/0.png"),
+        "btad": ("train/ok/0.png", "test/ok/0.png"),
+        "folder": ("train/normal/0.png", "test/normal/0.png"),
+    }
+    looks: list[str] = []
+    isdir, scandir = os.path.isdir, os.scandir
+    monkeypatch.setattr(os.path, "isdir", lambda path: looks.append(path) or isdir(path))
+    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or scandir(path))
+
+    def counted(categories: int) -> tuple[int, int]:
+        root = tmp_path / str(categories)
+        for number in range(categories):
+            put(root / f"c{number:02}", *files[name])
+        looks.clear()
+        assert len(list_categories(name, str(root))) == categories
+        listing = len(looks)
+        looks.clear()
+        assert load_dataset(name, str(root), category="c03").category == "c03"
+        return listing, len(looks)
+
+    few, many = counted(5), counted(40)
+    assert many[0] <= 8 * few[0]
+    assert many[1] == few[1] > 0
 
 
 def test_masks_that_could_belong_to_two_are_refused(tmp_path: Path) -> None:
     home = mvtec_tree(tmp_path / "bottle")
     put(home, "ground_truth/scratch/000_mask.bmp")
     with pytest.raises(DataError) as error:
-        mvtec.load(str(tmp_path), "bottle")
+        load_dataset("mvtec", str(tmp_path), category="bottle")
     truth = f"{home}/ground_truth/scratch"
     assert str(error.value) == f"two masks for one image: {truth}/000_mask.bmp and {truth}/000_mask.png"
     (home / "ground_truth/scratch/000_mask.bmp").unlink()
     put(home, "test/scratch/000.jpg")
     with pytest.raises(DataError) as error:
-        mvtec.load(str(tmp_path), "bottle")
+        load_dataset("mvtec", str(tmp_path), category="bottle")
     assert str(error.value) == (
         f"{home}/test/scratch/000.jpg and {home}/test/scratch/000.png share one mask, {truth}/000_mask.png"
     )
+
+
+# --- names of files and folders
+
+
+def test_a_folder_is_known_by_its_own_name_however_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gear").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "gear", target_is_directory=True)
+    monkeypatch.chdir(tmp_path / "gear")
+    for typed in (".", "../gear", "../gear/", "../link/../gear", str(tmp_path / "gear")):
+        assert own_name(typed) == "gear"
+    assert own_name("../link") == "link"
+    assert own_name("/") == "root"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "last"),
+    [
+        ("a/007.png", "a/007", "007"),
+        ("a.b/007", "a.b/007", "007"),
+        ("a/007.tar.PNG", "a/007.tar", "007.tar"),
+        ("007_mask.bmp", "007_mask", "007_mask"),
+    ],
+)
+def test_only_the_last_suffix_of_the_last_part_is_one(name: str, whole: str, last: str) -> None:
+    assert (without_suffix(name), stem(name)) == (whole, last)
 
 
 # --- the registry's door
@@ -330,8 +427,8 @@ def folder_tree(root: Path) -> Path:
 
 def test_the_default_folders_become_samples(tmp_path: Path) -> None:
     root = folder_tree(tmp_path / "gear")
-    assert folder.list_categories(str(root)) == ["gear"]
-    dataset = folder.load(str(root), "gear")
+    assert list_categories("folder", str(root)) == ["gear"]
+    dataset = load_dataset("folder", str(root), category="gear")
     assert relatives(dataset.train) == ["train/normal/a.png", "train/normal/b.png"]
     assert [(s.relative, s.label, s.defect, s.masks, s.expected_mask) for s in dataset.test] == [
         ("test/anomaly/1.png", 1, "anomaly", (f"{root}/ground_truth/anomaly/1_mask.png",), None),
@@ -360,21 +457,35 @@ def test_sub_folders_with_the_layout_are_categories(tmp_path: Path) -> None:
     folder_tree(tmp_path / "gear")
     folder_tree(tmp_path / "bolt")
     (tmp_path / "notes").mkdir()
-    assert folder.list_categories(str(tmp_path)) == ["bolt", "gear"]
-    dataset = folder.load(str(tmp_path), "bolt")
+    assert list_categories("folder", str(tmp_path)) == ["bolt", "gear"]
+    dataset = load_dataset("folder", str(tmp_path), category="bolt")
     assert dataset.category == "bolt"
     assert dataset.train[0].path == f"{tmp_path}/bolt/train/normal/a.png"
     assert dataset.train[0].relative == "train/normal/a.png"
     with pytest.raises(DataError) as error:
-        folder.load(str(tmp_path), "gaer")
-    assert message(error) == (f"{tmp_path} has no category 'gaer'; did you mean gear?", "It has: bolt, gear")
+        load_dataset("folder", str(tmp_path), category="gaer")
+    assert message(error) == (f"{tmp_path} has no category 'gaer'; did you mean gear? It has: bolt, gear", None)
+
+
+def test_a_sub_folder_that_is_not_whole_is_no_less_asked_for(tmp_path: Path) -> None:
+    folder_tree(tmp_path / "gear")
+    put(tmp_path / "bolt", "Test/normal/0.png", "Test/anomaly/0.png")
+    (tmp_path / "notes/old").mkdir(parents=True)
+    assert list_categories("folder", str(tmp_path)) == ["bolt", "gear"]
+    with pytest.raises(LayoutError) as error:
+        load_dataset("folder", str(tmp_path), category="bolt")
+    assert message(error) == (
+        f"{tmp_path}/bolt/train: no such folder",
+        "It must hold normal/, the good images to learn from.",
+    )
 
 
 def test_a_folder_without_layout_says_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        folder.list_categories(str(tmp_path))
+        list_categories("folder", str(tmp_path))
     assert message(error) == (
-        f"{tmp_path} has no folder layout: expected {tmp_path}/train/normal, or the same in its sub-folders",
+        f"{tmp_path} has no folder layout: expected {tmp_path}/train/normal, or the same in its sub-folders, "
+        "found nothing",
         "Or say where the images are: [dataset.files] train, normal, anomaly, mask.",
     )
 
@@ -386,7 +497,7 @@ def test_all_problems_of_a_layout_come_at_once(tmp_path: Path) -> None:
     (root / "test/normal").mkdir()
     (root / "test/good").mkdir()
     with pytest.raises(LayoutError) as error:
-        folder.load(str(root), "gear")
+        load_dataset("folder", str(root), category="gear")
     lines = [
         f"{root}/train/spare is not one of normal, good",
         f"{root}/train/loose.png lies in none of the folders normal, good",
@@ -405,7 +516,7 @@ def test_all_problems_of_a_layout_come_at_once(tmp_path: Path) -> None:
 
 def test_one_good_test_image_is_enough(tmp_path: Path) -> None:
     put(tmp_path / "gear", "train/normal/0.png", "test/normal/0.png", value=3)
-    dataset = folder.load(str(tmp_path / "gear"), "gear")
+    dataset = load_dataset("folder", str(tmp_path / "gear"), category="gear")
     assert (len(dataset.train), len(dataset.test)) == (1, 1)
     assert dataset.get_test_paths()[2] is None
 
@@ -415,12 +526,136 @@ def test_a_file_with_two_roles_is_a_problem_through_links_too(tmp_path: Path) ->
     (root / "test/normal/linked.png").symlink_to(root / "train/normal/a.png")
     (root / "test/normal/same.png").hardlink_to(root / "test/anomaly/1.png")
     with pytest.raises(LayoutError) as error:
-        folder.load(str(root), "gear")
-    assert [problem.message for problem in error.value.problems] == [
-        f"{root}/test/normal/linked.png is a normal test image and a training image (as {root}/train/normal/a.png)",
-        f"{root}/test/anomaly/1.png is an anomalous test image and a normal test image "
-        f"(as {root}/test/normal/same.png)",
+        load_dataset("folder", str(root), category="gear")
+    assert [(problem.message, problem.help) for problem in error.value.problems] == [
+        (
+            f"{root}/test/normal/linked.png is a normal test image and a training image (as {root}/train/normal/a.png)",
+            None,
+        ),
+        (
+            f"{root}/test/anomaly/1.png is an anomalous test image and a normal test image "
+            f"(as {root}/test/normal/same.png)",
+            "An image may have one role only.",
+        ),
     ]
+
+
+def test_a_glob_that_takes_good_images_for_bad_ones_is_said_with_a_way_out(tmp_path: Path) -> None:
+    root = tmp_path / "gear"
+    put(
+        root, "train/good/0.png", "test/dent/0.png", "test/scratch/0.png", *(f"test/good/{n:02}.png" for n in range(12))
+    )
+    files = {"train": "train/good/*", "normal": "test/good/*", "anomaly": "test/*/*"}
+    with pytest.raises(LayoutError) as error:
+        load_dataset("folder", str(root), files=files)
+    *others, last = error.value.problems
+    assert [(p.message, p.help) for p in others] == [
+        (f"{root}/test/good/{n:02}.png is an anomalous test image and a normal test image", None) for n in range(10)
+    ]
+    assert (last.message, last.help) == (
+        f"{root}: 2 more images have two roles",
+        "An image may have one role only. A glob cannot leave images out: give anomaly a list without the good ones, "
+        'as in anomaly = ["test/dent/*", "test/scratch/*"].',
+    )
+    dataset = load_dataset("folder", str(root), files={**files, "anomaly": ["test/dent/*", "test/scratch/*"]})
+    assert [s.label for s in dataset.test].count(1) == 2
+    with pytest.raises(LayoutError) as learned:
+        load_dataset("folder", str(root), files={**files, "anomaly": [], "train": "test/good/*"})
+    assert learned.value.help == "An image may have one role only."
+
+
+# --- another data set than the one named
+
+
+def test_a_split_or_layout_that_there_is_not_is_said_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        load_dataset("visa", str(tmp_path), split="2cls_fewshoot")
+    assert message(error) == (
+        "visa has no split '2cls_fewshoot'; did you mean 2cls_fewshot? It has: 1cls, 2cls_fewshot, 2cls_highshot",
+        None,
+    )
+    with pytest.raises(DataError) as error:
+        list_categories("visa", str(tmp_path), layout="orginal")
+    assert message(error) == (
+        "visa has no layout 'orginal'; did you mean original? It has: original, visa_pytorch",
+        None,
+    )
+    with pytest.raises(DataError) as error:
+        list_categories("mvtec", str(tmp_path), layout="flat")
+    assert message(error) == ("mvtec has no layout 'flat'; it has but one", None)
+
+
+def test_folder_names_the_data_set_whose_rules_were_meant(tmp_path: Path) -> None:
+    home = mvtec_tree(tmp_path / "bottle")
+    with pytest.raises(LayoutError) as error:
+        load_dataset("custom", str(tmp_path))
+    assert [(p.message, p.help) for p in error.value.problems] == [
+        (f"{home}/test/dent is not one of normal, good, anomaly", None),
+        (
+            f"{home}/test/scratch is not one of normal, good, anomaly",
+            "Rename it, move it into anomaly/ if it is a kind of defect, or use [dataset.files]. "
+            "Or is it another data set? It looks like mvtec: give that name in place of custom.",
+        ),
+    ]
+    put(tmp_path / "own/gear", "train/normal/0.png", "test/normal/0.png", "test/dent/0.png")
+    with pytest.raises(LayoutError) as error:
+        load_dataset("folder", str(tmp_path / "own"))
+    assert message(error) == (
+        f"{tmp_path}/own/gear/test/dent is not one of normal, good, anomaly",
+        "Rename it, move it into anomaly/ if it is a kind of defect, or use [dataset.files].",
+    )
+    files = {"train": "bottle/train/good", "normal": "bottle/train/good/001.png"}
+    with pytest.raises(LayoutError) as error:  # what the globs say is the user's own
+        load_dataset("folder", str(tmp_path), files=files)
+    assert error.value.help == "An image may have one role only."
+
+
+def test_demo_names_the_data_set_that_a_folder_is(tmp_path: Path) -> None:
+    mvtec_tree(tmp_path / "bottle")
+    for call in (lambda: list_categories("demo", str(tmp_path)), lambda: load_dataset("demo", str(tmp_path))):
+        with pytest.raises(DataError) as error:
+            call()
+        assert message(error) == (
+            f"{tmp_path} is not the data set demo: it has the categories bottle",
+            "It looks like mvtec: give that name in place of demo.",
+        )
+    put(tmp_path / "b/01", "train/ok/0.png", "test/ok/0.png")
+    with pytest.raises(DataError) as error:
+        list_categories("demo", str(tmp_path / "b"))
+    assert error.value.help == "It looks like btad: give that name in place of demo."
+
+
+def test_a_root_one_level_too_high_is_said_with_the_right_one(tmp_path: Path) -> None:
+    home = tmp_path / "mvtec_anomaly_detection"
+    mvtec_tree(home / "bottle")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError) as error:
+        list_categories("mvtec", str(tmp_path))
+    assert message(error) == (
+        f"{tmp_path} holds no MVTec category: expected {tmp_path}/<category>/train/good, "
+        "found a/, mvtec_anomaly_detection/",
+        f"{home} looks like mvtec: give it as root.",
+    )
+    with pytest.raises(DataError) as error:
+        load_dataset("btad", str(tmp_path), category="01")
+    assert error.value.help == f"{home} looks like mvtec: give it as root, and that name in place of btad."
+
+
+def test_a_list_of_images_given_as_a_folder_is_a_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "parts.CSV"
+    file.write_text("path,split,label\n")
+    for name in ("mvtec", "folder"):
+        with pytest.raises(DataError) as error:
+            list_categories(name, str(file))
+        assert message(error) == (
+            f"{file}: is a file, not a folder",
+            f"A list of images is the data set manifest: give that name in place of {name}.",
+        )
+    other = tmp_path / "parts.zip"
+    other.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        list_categories("mvtec", str(other))
+    assert message(error) == (f"{other}: is a file, not a folder", None)
 
 
 # --- globs
@@ -442,8 +677,8 @@ def test_globs_give_every_role(tmp_path: Path) -> None:
         "anomaly": ["check/dent/*", "check/scratch/*"],
         "mask": "masks/{parent}/{name}.truth.png",
     }
-    assert folder.list_categories(str(root), files=files) == ["gear"]
-    dataset = folder.load(str(root), "gear", files=files)
+    assert list_categories("folder", str(root), files=files) == ["gear"]
+    dataset = load_dataset("folder", str(root), category="gear", files=files)
     assert relatives(dataset.train) == ["ok/a.png", "ok/b.png"]
     assert relatives(dataset.validation) == ["ok/deep/c.png"]
     assert [(s.relative, s.label, s.defect, s.masks, s.expected_mask) for s in dataset.test] == [
@@ -452,6 +687,25 @@ def test_globs_give_every_role(tmp_path: Path) -> None:
         ("check/ok/d.png", 0, "good", (), None),
         ("check/scratch/1 [x].png", 1, "scratch", (f"{root}/masks/scratch/1 [x].png.truth.png",), None),
     ]
+
+
+def test_the_globs_of_the_documentation_do_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/datasets.md").read_text(encoding="utf-8")
+    section = page.partition("## Globs for your own folders")[2]
+    table = tomllib.loads(section.partition("```toml")[2].partition("```")[0])["dataset"]
+    root = tmp_path / table["root"]
+    put(root, "good/2024-01/0.png", "good/2024-02/deep/1.png", "good/2023-12/2.png", "good/of_today/a/3.png")
+    put(root, "check/ok/4.png", "check/ok/deep/5.png", "check/dent/6.bmp", "check/scratch/7.png", "check/scratch/8.bmp")
+    put(root, "masks/dent/6_mask.png")
+    dataset = load_dataset(table["name"], str(root), files=table["files"])
+    assert relatives(dataset.train) == ["good/2024-01/0.png", "good/2024-02/deep/1.png"]
+    assert relatives(dataset.validation) == ["good/of_today/a/3.png"]
+    assert [(s.relative, s.defect, len(s.masks), s.expected_mask) for s in dataset.test] == [
+        ("check/dent/6.bmp", "dent", 1, None),
+        ("check/ok/4.png", "good", 0, None),
+        ("check/scratch/7.png", "scratch", 0, f"{root}/masks/scratch/7_mask.png"),
+    ]
+    assert dataset.category == "parts"
 
 
 @dataclass(frozen=True)
@@ -489,15 +743,15 @@ def test_globs_may_be_attributes_and_training_images_alone_are_enough(tmp_path: 
 def test_a_glob_matches_part_by_part(tmp_path: Path, glob: str, expected: list[str]) -> None:
     root = tmp_path / "gear"
     put(root, "ok/a.png", "ok/b.png", "ok/deep/c.png", "check/ok/d.png")
-    assert relatives(folder.load(str(root), "gear", files={"train": glob}).train) == expected
+    assert relatives(load_dataset("folder", str(root), category="gear", files={"train": glob}).train) == expected
     absolute = str(root / glob) if not glob.startswith((".", "*")) else f"{root}/{glob}"
-    assert relatives(folder.load(str(root), "gear", files={"train": absolute}).train) == expected
+    assert relatives(load_dataset("folder", str(root), category="gear", files={"train": absolute}).train) == expected
 
 
 def test_images_from_elsewhere_have_a_name_that_stays_below_the_run(tmp_path: Path) -> None:
     put(tmp_path / "other", "x.png")
     (tmp_path / "gear").mkdir()
-    (sample,) = folder.load(str(tmp_path / "gear"), "gear", files={"train": "../other/*.png"}).train
+    (sample,) = load_dataset("folder", str(tmp_path / "gear"), category="gear", files={"train": "../other/*.png"}).train
     assert sample.relative == f"{tmp_path}/other/x.png".removeprefix("/")
     assert Path(sample.path).samefile(tmp_path / "other/x.png")
 
@@ -506,7 +760,7 @@ def test_a_mask_pattern_that_matches_several_files_unites_them(tmp_path: Path) -
     root = tmp_path / "gear"
     put(root, "ok/0.png", "bad/1.png", "masks/1/a.png", "masks/1/b.png", "masks/11/a.png")
     files = {"train": "ok/*", "anomaly": "bad/*", "mask": "masks/{stem}/*.png"}
-    (sample,) = folder.load(str(root), "gear", files=files).test
+    (sample,) = load_dataset("folder", str(root), category="gear", files=files).test
     assert sample.masks == (f"{root}/masks/1/a.png", f"{root}/masks/1/b.png")
 
 
@@ -520,7 +774,7 @@ def test_all_problems_of_the_globs_come_at_once(tmp_path: Path) -> None:
         "anomly": "x",
     }
     with pytest.raises(LayoutError) as error:
-        folder.load(str(root), "gear", files=files)
+        load_dataset("folder", str(root), category="gear", files=files)
     assert [problem.message for problem in error.value.problems] == [
         "[dataset.files] anomaly = 5: expected a glob or a list of globs",
         "[dataset.files] anomly: no such role; did you mean anomaly?",
@@ -553,7 +807,7 @@ def test_a_mask_pattern_that_cannot_work_is_a_problem(tmp_path: Path, mask: obje
     root = glob_tree(tmp_path / "gear")
     files = {"train": "ok/*", "anomaly": "check/dent", "mask": mask}
     with pytest.raises(LayoutError) as error:
-        folder.load(str(root), "gear", files=files)
+        load_dataset("folder", str(root), category="gear", files=files)
     assert str(error.value) == expected.replace("ROOT", str(root))
 
 
@@ -561,7 +815,7 @@ def test_nothing_to_train_on_is_a_problem(tmp_path: Path) -> None:
     root = glob_tree(tmp_path / "gear")
     for files in ({}, {"train": []}, {"train": None, "normal": "ok/*"}):
         with pytest.raises(LayoutError) as error:
-            folder.load(str(root), "gear", files=files)
+            load_dataset("folder", str(root), category="gear", files=files)
         assert str(error.value) == "[dataset.files] train is missing"
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from uadctl.datasets import demo, demo_scenes
+from uadctl.datasets import demo, demo_scenes, list_categories, load_dataset
 from uadctl.datasets.demo_scenes import SCENES, draw_specimen
 from uadctl.errors import DataError, SpecError
 
@@ -340,16 +340,16 @@ def test_the_cache_folder_is_written_at_the_first_use_only(tmp_path: Path, monke
     assert demo.demo_root() == home
     assert demo.list_categories(None) == list(demo.CATEGORIES)
     assert not home.exists()
-    dataset = demo.load(None, "printed_part")
+    dataset = load_dataset("demo", None, category="printed_part")
     assert (dataset.name, dataset.category, dataset.root) == ("demo", "printed_part", str(home))
     assert [sample.relative for sample in dataset.train] == ["train/good/000.png"]
     kinds = SCENES["printed_part"].kinds
     assert [(s.defect, s.label) for s in dataset.test] == sorted([("good", 0), *[(kind, 1) for kind in kinds]])
     assert dataset.missing_masks() == []
     monkeypatch.setattr(demo, "_write_files", lambda *_: pytest.fail("written again"))
-    assert demo.load(None, "printed_part") == dataset
-    assert demo.load(str(home), "printed_part", split="test") == dataset
-    assert demo.list_categories(str(home)) == list(demo.CATEGORIES)
+    assert load_dataset("demo", None, category="printed_part") == dataset
+    assert load_dataset("demo", str(home), category="printed_part", split="test") == dataset
+    assert list_categories("demo", str(home)) == list(demo.CATEGORIES)
 
 
 def test_the_cache_folder_is_the_users_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,11 @@ def test_the_cache_folder_is_the_users_unless_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"category": "printed_parts"}, "demo has no category 'printed_parts'; did you mean printed_part?"),
+        (
+            {"category": "printed_parts"},
+            "demo has no category 'printed_parts'; did you mean printed_part? "
+            "It has: brushed_metal, printed_part, woven_fabric",
+        ),
         ({"split": "train"}, "demo has no split 'train'; it has: test"),
         ({"files": {"train": "*.png"}}, "demo has a fixed layout and takes no files"),
     ],
@@ -373,14 +377,14 @@ def test_a_wrong_choice_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("UADCTL_CACHE", str(tmp_path))
     with pytest.raises(DataError) as raised:
-        demo.load(None, **{"category": "printed_part", **choice})
+        load_dataset("demo", None, **{"category": "printed_part", **choice})
     assert str(raised.value) == message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_files_are_refused_when_listing() -> None:
     with pytest.raises(DataError, match="demo has a fixed layout and takes no files"):
-        demo.list_categories(None, files={})
+        list_categories("demo", None, files={})
 
 
 # How hard it is

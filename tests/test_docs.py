@@ -20,11 +20,11 @@ def commands(text: str) -> list[str]:
     found = []
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
         found += block.replace("\\\n", " ").splitlines()
-    found += re.findall(r"^#.*?((?:[A-Z_]+=\S+ )*uadctl .*)$", text, re.M)
+    found += re.findall(r"^#.*?((?:[A-Z0-9_]+=\S+ )*uadctl .*)$", text, re.M)
     calls = []
     for line in found:
         line = re.sub(r"\s#\s.*$", "", line).strip()
-        line = re.sub(r"^((?:[A-Z_]+=\S+ )+)", "", line)
+        line = re.sub(r"^((?:[A-Z0-9_]+=\S+ )+)", "", line)
         if line.startswith("uadctl "):
             calls.append(line)
     return calls

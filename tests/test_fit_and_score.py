@@ -338,3 +338,17 @@ def test_good_goes_without_a_spec(uadctl, small, tmp_path):
     image = parts.write(tmp_path / "good" / "0.png", parts.surface(0))
     assert uadctl("fit", "--good", image, code=2).err == f"error: --good {image}: is a file, expected a folder\n"
     assert uadctl("fit", "--good", "good", "--good", "good", code=2).err.startswith("error: --good is given twice\n")
+
+
+def test_a_holdout_of_few_groups_that_takes_far_more_than_meant_is_said(uadctl, tmp_path):
+    rows = ["path,split,defect,group"]
+    for i in range(22):
+        parts.write(tmp_path / f"{i:02}.png", parts.surface(i))
+        rows.append(f"{i:02}.png,train,good,part {i % 2}")
+    (tmp_path / "two.csv").write_text("\n".join(rows) + "\n")
+    words = ["--dataset", "manifest", "--root", "two.csv", "--model", "patchcore", "--set", "preprocess.size=64"]
+    ended = uadctl("fit", *words)
+    assert ended.err.startswith(
+        "warning: two · vision_patchcore: 11 of 22 training images are held out for the threshold, though a share of "
+        "0.2 was meant: images of one group stay together, and the groups are few or of many sizes\n"
+    )

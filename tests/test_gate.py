@@ -11,10 +11,20 @@ import parts
 import pytest
 
 from uadctl.errors import GateFailed, RunError, SpecError
-from uadctl.metrics import COUNTED, IMAGE_METRICS, THRESHOLD_METRICS, aupro_name, pixel_metric_names
+from uadctl.metrics import COUNTED, GROUP_METRICS, IMAGE_METRICS, THRESHOLD_METRICS, aupro_name, pixel_metric_names
 from uadctl.report.junit import write_junit
 from uadctl.runs.gate import Verdict, check_categories, evaluate
-from uadctl.spec import CategoryGateTable, GateTable, Overrides, RunSpec, read_spec, spec_hash, to_dict, to_toml
+from uadctl.spec import (
+    PROTOCOLS,
+    CategoryGateTable,
+    GateTable,
+    Overrides,
+    RunSpec,
+    read_spec,
+    spec_hash,
+    to_dict,
+    to_toml,
+)
 from uadctl.spec.reading import _aupro_name
 
 SPEC = '[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n'
@@ -57,7 +67,10 @@ def problems(read):
 
 
 def test_limits_have_the_names_of_the_metrics():
+    of_protocols = {name for protocol in PROTOCOLS.values() for name in protocol.own}
+    assert len(of_protocols) >= 8
     means = {*IMAGE_METRICS, *pixel_metric_names(fpr_limits=()), *THRESHOLD_METRICS} - set(COUNTED)
+    means |= of_protocols | set(GROUP_METRICS)
     assert set(GateTable.__struct_fields__) - {"aupro", "category"} == means
     assert set(CategoryGateTable.__struct_fields__) - {"aupro"} == means | set(COUNTED)
 
@@ -118,9 +131,12 @@ def test_the_hash_names_the_gate_and_has_not_changed_without_one(read):
 
 
 TAKES = (
-    "aupro_30, category, false_alarm_rate, image_ap, image_auroc, image_f1max, miss_rate, pixel_ap, pixel_auroc, "
-    "pixel_f1max, precision"
+    "aupro_30, category, classf1, false_alarm_rate, group_ap, group_auroc, group_f1max, group_false_alarm_rate, "
+    "group_miss_rate, image_ap, image_auroc, image_auroc_logical, image_auroc_pooled, image_auroc_structural, "
+    "image_f1max, miss_rate, pixel_ap, pixel_auroc, pixel_f1max, precision, segf1, spro_05, spro_05_logical, "
+    "spro_05_structural"
 )
+OF_A_CATEGORY = ", ".join(sorted({*TAKES.split(", "), "tp", "fp", "fn", "tn"} - {"category"}))
 
 
 def test_every_problem_of_a_gate_is_reported_at_its_line(problems):
@@ -170,8 +186,7 @@ c = 3
         (
             "s.toml:17: [gate.category.cable] image_aurok is not a key of [gate.category.cable]; did you mean "
             "image_auroc?",
-            "[gate.category.cable] takes: aupro_30, false_alarm_rate, fn, fp, image_ap, image_auroc, image_f1max, "
-            "miss_rate, pixel_ap, pixel_auroc, pixel_f1max, precision, tn, tp",
+            f"[gate.category.cable] takes: {OF_A_CATEGORY}",
         ),
         (
             's.toml:19: [gate.category] "a/b": expected the name of a category without /, \\, .. or control characters',
@@ -276,6 +291,54 @@ def test_a_limit_of_a_category(gate, limits, value, reason):
     assert (found.where, found.category, found.label, found.seed) == ("bottle / m", "bottle", "m", 0)
     assert (found.metric, found.value) == (name, value)
     assert found.reason == reason
+
+
+LOGICAL = '[metrics]\nprotocol = "mvtec_loco"\n[gate.category.bottle]\nspro_05_logical.min = 0.5\n'
+RESTS_ON = {
+    "image_auroc": "20 normal and 63 defect images",
+    "image_auroc_pooled": "20 normal and 63 defect images",
+    "image_auroc_logical": "20 normal and 40 logical images",
+    "image_auroc_structural": "20 normal and 23 structural images",
+    "spro_05": "20 normal, 40 logical images, 23 structural images, 55 logical defects and 31 structural defects",
+    "spro_05_logical": "20 normal, 40 logical images and 55 logical defects",
+    "spro_05_structural": "20 normal, 23 structural images and 31 structural defects",
+    "segf1": "83 images and 70 defect regions",
+    "classf1": "20 normal and 63 defect images",
+    "group_auroc": "4 normal and 9 defect parts",
+    "group_miss_rate": "9 defect parts",
+    "group_false_alarm_rate": "4 normal parts",
+}
+
+
+def test_the_numbers_of_a_protocol_are_those_that_its_metric_rests_on(read):
+    assert {name for protocol in PROTOCOLS.values() for name in protocol.own} < set(RESTS_ON)
+    found = cell(**dict.fromkeys(RESTS_ON, 0.25))
+    found["counts"] |= {"logical_images": 40, "structural_images": 23, "logical_defects": 55, "structural_defects": 31}
+    found["counts"] |= {"groups": 13, "normal_groups": 4, "defect_groups": 9}
+    for name, said in RESTS_ON.items():
+        protocol = next((p.name for p in PROTOCOLS.values() if name in p.own), "mvtec_ad")
+        text = f'[metrics]\nprotocol = "{protocol}"\n[gate.category.bottle]\n{name}.min = 0.5\n'
+        (limit,) = evaluate(read(text).gate, measured({}, bottle=found)).limits
+        assert limit.reason == f"{name} is 0.25, the least allowed is 0.5 ({said})"
+    found["counts"].pop("logical_defects")  # as in a run of before it was counted
+    (limit,) = evaluate(read(LOGICAL).gate, measured({}, bottle=found)).limits
+    assert limit.reason == "spro_05_logical is 0.25, the least allowed is 0.5 (20 normal and 40 logical images)"
+    found["counts"].clear()
+    (limit,) = evaluate(read(LOGICAL).gate, measured({}, bottle=found)).limits
+    assert limit.reason == "spro_05_logical is 0.25, the least allowed is 0.5"
+
+
+def test_a_limit_on_parts_where_no_image_has_a_group(gate):
+    (found,) = evaluate(gate("[gate.category.a]\ngroup_auroc.min = 0\n"), measured({}, a=cell())).broken
+    assert found.reason == "group_auroc is null, which no limit allows: no image has a group"
+    (found,) = evaluate(gate("[gate]\ngroup_auroc.min = 0\n"), measured({}, a=cell(), b=cell())).broken
+    assert found.reason == (
+        "group_auroc is null, which no limit allows: a: no image has a group (and 1 more of 2 units)"
+    )
+    with_parts = cell()
+    with_parts["counts"]["groups"] = 2
+    (found,) = evaluate(gate("[gate.category.a]\ngroup_auroc.min = 0\n"), measured({}, a=with_parts)).broken
+    assert found.reason == "group_auroc is null, which no limit allows: it was not measured"
 
 
 def test_means_are_held_for_every_label(gate):

@@ -39,3 +39,36 @@ def test_reduced_categories_with_one_bit_masks(tmp_path):
         assert cell["counts"]["defect_images"] == 8
         assert cell["counts"]["regions"] >= 8
         assert cell["metrics"]["pixel_auroc"] >= 0.8
+
+
+def test_one_data_set_by_three_loaders_gives_the_same_metrics_to_the_last_digit(uadctl, tmp_path):
+    bottle = Path(HOME or "") / "mvtec_ad" / "bottle"
+    defects = ("broken_large", "broken_small", "contamination")
+    (tmp_path / "folder.toml").write_text(
+        f"""
+[dataset]
+name = "folder"
+root = "{bottle}"
+[dataset.files]
+train = "train/good/*.png"
+normal = "test/good/*.png"
+anomaly = ["{'", "'.join(f"test/{kind}/*.png" for kind in defects)}"]
+mask = "ground_truth/{{parent}}/{{stem}}_mask.png"
+"""
+    )
+    uadctl("datasets", "check", "mvtec", "--root", bottle, "--write-manifest", "bottle.csv")
+    sources = {
+        "mvtec": ["--dataset", "mvtec", "--root", bottle],
+        "folder": ["folder.toml"],
+        "manifest": ["--dataset", "manifest", "--root", "bottle.csv"],
+    }
+    fewer = ["--limit-train", "40", "--limit-test", "21", "--set", "metrics.bootstrap=200"]
+    cells = {}
+    for name, words in sources.items():
+        found = uadctl("bench", *words, "--model", "patchcore", *fewer, "--json").json["results"]
+        ((cell,),) = ([seeds["0"] for seeds in labels.values()] for labels in found.values())
+        cells[name] = cell
+    assert cells["mvtec"]["counts"]["defect_images"] >= 14
+    assert sorted(cells["mvtec"]["by_defect"]) == list(defects)
+    assert cells["folder"] == cells["mvtec"]
+    assert cells["manifest"] == cells["mvtec"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import parts
 import pytest
 from spec_models import ENTRIES
 
@@ -45,6 +46,14 @@ def test_names_and_aliases_are_unique_and_keys_are_names() -> None:
         assert len(names) == len(set(names))
 
 
+def test_a_data_set_whose_splits_share_no_image_says_which_are_on_disk() -> None:
+    several = [entry for entry in DATASETS.values() if entry.splits_are_disjoint]
+    assert [entry.name for entry in several] == ["mvtec_ad2"]
+    for entry in several:
+        assert len(entry.splits) > 1
+        assert callable(load_target(entry.target).list_splits)
+
+
 def test_an_alias_is_the_entry() -> None:
     assert resolve_model("patchcore") is resolve_model("vision_patchcore") is model_info("patchcore")
     assert resolve_dataset("custom") is resolve_dataset("folder")
@@ -63,7 +72,7 @@ def test_an_alias_is_the_entry() -> None:
         (
             resolve_dataset,
             "mvtek",
-            '"mvtek": no such data set; did you mean mvtec? Choose from: demo, folder (also custom), mvtec',
+            f'"mvtek": no such data set; did you mean mvtec? Choose from: {parts.DATA_SETS}',
         ),
         (
             resolve_backbone,

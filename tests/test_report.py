@@ -280,6 +280,86 @@ def test_counts_at_the_threshold_and_kinds_of_defect(make_run):
     assert "kind images found missed lowest score dent 2 1 1 3 scratch 2 1 1 9" in text
 
 
+def kinds_of_defect(unit: Path, *, pixel_threshold: float | None = 2.5, **by_defect: dict[str, object]) -> None:
+    """Put these figures into a unit's metrics.json."""
+    found = json.loads((unit / "metrics.json").read_text())
+    write_json(unit / "metrics.json", {**found, "by_defect": by_defect, "pixel_threshold": pixel_threshold})
+
+
+def test_a_figure_that_a_kind_of_defect_lacks_says_why(make_run):
+    run = make_run()
+    unit = add_unit(run, "tile")
+    no_mask = {"aupro_30": "its image has no mask"}
+    kinds_of_defect(
+        unit,
+        dent={"images": 2, "missed": 1, "miss_rate": 0.5, "image_auroc": 0.25, "aupro_30": None, "reasons": no_mask},
+        scratch={"images": 2, "missed": 1, "miss_rate": 0.5, "image_auroc": 0.75, "aupro_30": 0.5},
+    )
+    text = Page(report(run)).text
+    assert (
+        "kind images found missed lowest score image AUROC AUPRO to FPR 0.30 dent 2 1 1 3 0.2500 – scratch 2 1 1 9 "
+        "0.7500 0.5000 Undefined (–): dent: its image has no mask (AUPRO to FPR 0.30)." in text
+    )
+    why = {"missed": "none", "miss_rate": "none", "image_auroc": "no good one", "aupro_30": "no good one"}
+    none: dict[str, object] = {"images": 2, **dict.fromkeys(why), "reasons": why}
+    kinds_of_defect(unit, dent=none, scratch=none)
+    text = Page(report(run)).text
+    # The columns are gone and the reason is not; what the threshold says of a kind, its rows say.
+    assert (
+        "lowest score dent 2 1 1 3 scratch 2 1 1 9 Undefined (–): dent, scratch: no good one (image AUROC, AUPRO to FPR "
+        "0.30)." in text
+    )
+
+
+def test_a_run_of_before_has_no_kinds_no_intervals_and_no_pixel_threshold(make_run):
+    run = make_run()
+    unit = add_unit(run, "tile")
+    assert not {"by_defect", "intervals", "pixel_threshold"} & set(json.loads((unit / "metrics.json").read_text()))
+    text = Page(report(run)).text
+    assert "pixel threshold" not in text
+    assert "Undefined" not in text
+    for threshold, said in ((2.5, "pixel threshold 2.5"), (0.0, "pixel threshold 0")):
+        kinds_of_defect(unit, pixel_threshold=threshold)
+        assert said in Page(report(run)).text
+    kinds_of_defect(unit, pixel_threshold=None)
+    assert "pixel threshold" not in Page(report(run)).text
+
+
+def test_the_page_says_what_each_metric_is_measured_at(make_run):
+    run = make_run()
+    add_unit(run, "tile")
+    plain = (
+        "Precision: the share of alarms that are true. All other metrics need no threshold; F1-max is chosen with the "
+        "labels, an upper bound."
+    )
+    assert plain in Page(report(run)).text
+    add_unit(run, "tile", metrics=METRICS | {"segf1": 0.5, "classf1": 0.25})
+    assert (
+        "the share of alarms that are true. SegF1 and ClassF1: at the threshold of maps, which each unit names among its "
+        "facts. All other metrics need no threshold; F1-max" in Page(report(run)).text
+    )
+    add_unit(run, "tile", metrics=METRICS | {"group_auroc": 0.5, "group_miss_rate": 0.25})
+    assert (
+        "the share of alarms that are true. Parts missed and false alarms among parts: the same, at the same "
+        "threshold, of parts seen in several images. All other metrics need no threshold; F1-max"
+        in Page(report(run)).text
+    )
+
+
+def test_in_print_the_widest_table_is_laid_across_the_page(make_run):
+    run = make_run()
+    kinds_of_defect(add_unit(run, "tile"), dent={"images": 2, "image_auroc": 0.5})
+    page = Page(report(run))
+    regions = [a for a in page.all("div") if a.get("role") == "region"]
+    assert [(a["aria-labelledby"], "wide" in a["class"].split()) for a in regions] == [
+        ("results", True),
+        ("unit-1-defects", False),
+    ]
+    assert "@page { size: landscape; margin: 10mm; }" in page.source
+    # Intervals in two lines: a column is then as wide as its figure.
+    assert ".wide td small { white-space: normal; }" in page.source.partition("@media print")[2]
+
+
 def test_names_stay_text(make_run):
     run = make_run()
     category = "<script>alert(1)<"  # a slash cannot be in a category

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,12 +14,15 @@ from typing import Any
 import parts
 import pytest
 import spec_models
+import trees_mvtec
 from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from uadctl.cli.schema import FILES, complete_schema, make_schema
 from uadctl.errors import SpecError
+from uadctl.records import DefectConfig, Sample
 from uadctl.runs.documents import DOCUMENTS
+from uadctl.runs.provenance import fingerprint
 from uadctl.spec import read_spec
 from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry
 from uadctl.spec.schema import spec_schema
@@ -117,6 +121,9 @@ ACCEPTED = [
     DEMO + CORE + "[model.params]\ncoreset_ratio = 1\nlayers = ['blocks.2']\nseed = 3\n",
     DEMO + CORE + "[model.params]\nknn_backend = '${KNN}'\n",
     DEMO + CORE + "[calibration]\nalpha = 0.05\nholdout = 0.2\n",
+    DEMO + CORE + "[calibration]\npixel_sigmas = 0\n",
+    DEMO + CORE + "[calibration]\npixel_sigmas = 1000\n",
+    DEMO + CORE + "[calibration]\npixel_threshold = -3.4028234e38\n",
     DEMO + CORE + "[metrics]\npixel = true\nfpr_limits = [0.05, 1]\n",
     DEMO + CORE + "[gate]\nimage_auroc = { min = 0.95 }\naupro_30 = { min = 0.5, max = 1 }\n",
     DEMO + CORE + '[gate.category."woven fabric"]\ntp = { min = 1 }\n',
@@ -152,6 +159,10 @@ REFUSED = {
     DEMO + CORE + "[model.params]\nweights = ''\n": "$.model.params.weights",
     DEMO + CORE + "[preprocess]\ncrop = [32]\n": "$.preprocess.crop",
     DEMO + CORE + "[calibration]\nalpha = 1.0\n": "$.calibration.alpha",
+    DEMO + CORE + "[calibration]\npixel_sigmas = -0.1\n": "$.calibration.pixel_sigmas",
+    DEMO + CORE + "[calibration]\npixel_sigmas = 1000.5\n": "$.calibration.pixel_sigmas",
+    DEMO + CORE + "[calibration]\npixel_threshold = 3.5e38\n": "$.calibration.pixel_threshold",
+    DEMO + CORE + "[calibration]\npixel_threshold = -3.5e38\n": "$.calibration.pixel_threshold",
     DEMO + CORE + "[metrics]\nfpr_limits = []\n": "$.metrics.fpr_limits",
     DEMO + CORE + "[metrics]\nfpr_limits = 0.3\n": "$.metrics.fpr_limits",
     '[dataset]\nname = "demo"\ncategories = []\n' + CORE: "$.dataset.categories",
@@ -236,9 +247,9 @@ def strange(monkeypatch) -> dict[str, Any]:
         monkeypatch.setitem(MODELS, entry.name, entry)
     monkeypatch.setitem(
         DATASETS,
-        "loco",
+        "several",
         DatasetEntry(
-            name="loco",
+            name="several",
             target="nowhere",
             summary="",
             layout="",
@@ -252,30 +263,30 @@ def strange(monkeypatch) -> dict[str, Any]:
     return spec_schema()
 
 
-LOCO = {"name": "loco", "root": "."}
+SEVERAL = {"name": "several", "root": "."}
 
 
 @pytest.mark.parametrize(
     ("dataset", "model", "where"),
     [
-        ({**LOCO, "split": "test_private", "layout": "nested"}, {"name": "strict"}, None),
-        ({**LOCO, "split": "test"}, {"name": "strict"}, "$.dataset.split"),
-        ({**LOCO, "layout": "deep"}, {"name": "strict"}, "$.dataset.layout"),
-        (LOCO, {"name": "strict", "params": {"kernel": [3, 5], "layers": [], "limit": 1, "ratio": 1}}, None),
-        (LOCO, {"name": "strict", "params": {"kernel": [3]}}, "$.model.params.kernel"),
-        (LOCO, {"name": "strict", "params": {"embedder": {}}}, "$.model.params"),
-        (LOCO, {"name": "vision_wrapped", "params": {"n_jobs": 1, "anything": {"at": ["all"]}}}, None),
-        (LOCO, {"name": "vision_wrapped", "params": {"n_jobs": "1"}}, "$.model.params.n_jobs"),
-        (LOCO, {"name": "vision_needy", "params": {"kind": "a"}}, None),
-        (LOCO, {"name": "vision_needy"}, "$.model"),
-        (LOCO, {"name": "vision_needy", "params": {"device": "cpu"}}, "$.model.params"),
-        (LOCO, {"name": "vision_checkpoint", "params": {"checkpoint_path": "m.ckpt"}}, None),
-        (LOCO, {"name": "vision_checkpoint"}, "$.model"),
-        (LOCO, {"name": "vision_checkpoint", "params": {"contamination": 0.2}}, "$.model.params"),
-        (LOCO, {"name": "vision_trainable", "params": {"checkpoint_path": "m.ckpt"}}, None),
-        (LOCO, {"name": "vision_trainable", "trainer": {"max_epochs": 1}, "params": {"width": 4}}, None),
-        (LOCO, {"name": "vision_trainable", "trainer": {}, "params": {"checkpoint_path": "m.ckpt"}}, "$.model"),
-        (LOCO, {"name": "vision_trainable"}, "$.model"),
+        ({**SEVERAL, "split": "test_private", "layout": "nested"}, {"name": "strict"}, None),
+        ({**SEVERAL, "split": "test"}, {"name": "strict"}, "$.dataset.split"),
+        ({**SEVERAL, "layout": "deep"}, {"name": "strict"}, "$.dataset.layout"),
+        (SEVERAL, {"name": "strict", "params": {"kernel": [3, 5], "layers": [], "limit": 1, "ratio": 1}}, None),
+        (SEVERAL, {"name": "strict", "params": {"kernel": [3]}}, "$.model.params.kernel"),
+        (SEVERAL, {"name": "strict", "params": {"embedder": {}}}, "$.model.params"),
+        (SEVERAL, {"name": "vision_wrapped", "params": {"n_jobs": 1, "anything": {"at": ["all"]}}}, None),
+        (SEVERAL, {"name": "vision_wrapped", "params": {"n_jobs": "1"}}, "$.model.params.n_jobs"),
+        (SEVERAL, {"name": "vision_needy", "params": {"kind": "a"}}, None),
+        (SEVERAL, {"name": "vision_needy"}, "$.model"),
+        (SEVERAL, {"name": "vision_needy", "params": {"device": "cpu"}}, "$.model.params"),
+        (SEVERAL, {"name": "vision_checkpoint", "params": {"checkpoint_path": "m.ckpt"}}, None),
+        (SEVERAL, {"name": "vision_checkpoint"}, "$.model"),
+        (SEVERAL, {"name": "vision_checkpoint", "params": {"contamination": 0.2}}, "$.model.params"),
+        (SEVERAL, {"name": "vision_trainable", "params": {"checkpoint_path": "m.ckpt"}}, None),
+        (SEVERAL, {"name": "vision_trainable", "trainer": {"max_epochs": 1}, "params": {"width": 4}}, None),
+        (SEVERAL, {"name": "vision_trainable", "trainer": {}, "params": {"checkpoint_path": "m.ckpt"}}, "$.model"),
+        (SEVERAL, {"name": "vision_trainable"}, "$.model"),
     ],
 )
 def test_what_each_model_and_data_set_takes(strange, tmp_path, dataset, model, where):
@@ -334,7 +345,8 @@ def properties(schema: dict[str, Any]) -> set[str]:
 @pytest.fixture(scope="module")
 def all_kinds(tmp_path_factory) -> list[Path]:
     """Runs that, with a plain one, write every document in every form: a unit fails, a gate breaks, the only training
-    image has no other to be compared with, nothing is scored, and the working directory has a commit."""
+    image has no other to be compared with, nothing is scored, a defect has no mask, images have groups, there are
+    intervals, and the working directory has a commit."""
     from typer.testing import CliRunner
 
     from uadctl.cli.app import app
@@ -349,23 +361,39 @@ def all_kinds(tmp_path_factory) -> list[Path]:
     for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "x"]):
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *words], cwd=folder, check=True)
 
-    def run(verb: str, root: str, *more: str, code: int = 0) -> Path:
+    trees_mvtec.mvtec_loco(folder / "loco", ("pushpins",))
+    (folder / "loco/pushpins/ground_truth/structural_anomalies/001/000.png").unlink()
+    rows = [
+        "path,split,defect,group",
+        "data/tile/train/good/000.png,train,good,",
+        "data/tile/train/good/001.png,train,good,",
+    ]
+    rows += ["data/tile/test/good/000.png,test,good,a", "data/tile/test/scratch/000.png,test,scratch,b"]
+    (folder / "groups.csv").write_text("\n".join(rows) + "\n")
+
+    def run(verb: str, root: str, *more: str, code: int = 0, dataset: str = "mvtec") -> Path:
         options = ["--root", root, "--set", "preprocess.size=64", "--json", *more]
-        result = CliRunner().invoke(app, [verb, "--dataset", "mvtec", "--model", "patchcore", *options])
+        result = CliRunner().invoke(app, [verb, "--dataset", dataset, "--model", "patchcore", *options])
         assert result.exit_code == code, result.stderr
         return folder / json.loads(result.stdout)["run"]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         limits = ("--set", "gate.image_auroc.min=0.5", "--set", "gate.category.tile.image_auroc.min=1.01")
-        return [run("bench", "data", *limits, code=1), run("bench", "lone"), run("fit", "lone")]
+        return [
+            run("bench", "data", *limits, code=1),
+            run("bench", "lone"),
+            run("fit", "lone"),
+            run("bench", "loco", "--set", "metrics.bootstrap=3", dataset="mvtec_loco"),
+            run("bench", "groups.csv", dataset="manifest"),
+        ]
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
 def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finished, name):
     schema = kept(name)
     found = [document for run in (*all_kinds, finished) for document in documents(run, name)]
-    assert len(found) >= {"run": 4, "metrics": 7, "gate": 1, "thresholds": 4, "timing": 7}[name]
+    assert len(found) >= {"run": 6, "metrics": 11, "gate": 1, "thresholds": 6, "timing": 11}[name]
     for document in found:
         assert problems(document, schema) == []
     written = set().union(*(used(schema, document) for document in found))
@@ -403,6 +431,93 @@ def test_a_key_deep_inside_would_be_seen(finished):
     metrics = documents(finished, "metrics")[0]
     metrics["results"]["tile"]["vision_patchcore"]["0"]["counts"]["banana"] = 1
     assert problems(metrics, kept("metrics")) != []
+
+
+# As 0.3 wrote them.
+OLD_CELL = {
+    "success": True,
+    "metrics": {"image_auroc": 1.0, "aupro_30": None},
+    "reasons": {"aupro_30": "the data set has no masks"},
+    "counts": {"images": 3, "normal_images": 1, "defect_images": 2, "train_images": 6, "broken_images": 0, "alarms": 2},
+    "pixel_mode": None,
+    "bounds": {},
+}
+OLD_THRESHOLDS = {
+    "schema": 1,
+    "image": {"value": 3.5, "method": "quantile", "alpha": 0.01, "n": 2, "source": "leave-one-out", "reason": None},
+    "pixel": {"mean": 1.0, "std": 0.5, "max": 3.0, "threshold": 2.5, "n": 4096},
+    "scores": [2.0, 3.5],
+}
+
+
+def test_the_documents_of_before_are_valid():
+    run = {"schema": 1, "results": {"tile": {"m": {"0": OLD_CELL}}}, "means": {"m": {"image_auroc": 1.0}}}
+    for document in ({"schema": 1, **OLD_CELL}, run):
+        assert problems(document, kept("metrics")) == []
+    assert problems(OLD_THRESHOLDS, kept("thresholds")) == []
+    for key in OLD_CELL:
+        assert problems({"schema": 1, **{k: v for k, v in OLD_CELL.items() if k != key}}, kept("metrics")) != [], key
+
+
+def test_every_key_that_files_of_before_lack_says_so():
+    found = {
+        (record, key)
+        for name in DOCUMENTS
+        for record, schema in kept(name)["$defs"].items()
+        for key, entry in schema.get("properties", {}).items()
+        if entry.get("description", "").endswith(" Absent before 0.4.")
+    }
+    measured = {(r, k) for r in ("Measured", "UnitMeasured") for k in ("pixel_threshold", "by_defect", "intervals")}
+    assert found == {("Counts", "train_defects_left_out"), ("PixelScale", "sigmas"), *measured}
+    for name in ("metrics", "thresholds"):
+        for record, schema in kept(name)["$defs"].items():
+            assert not {key for of, key in found if of == record} & set(schema["required"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "valid"),
+    [
+        ({"images": 2, "missed": 0, "image_auroc": 1.0, "aupro_30": 0.5}, True),
+        ({"images": 2, "aupro_30": None, "reasons": {"aupro_30": "its image has no mask"}}, True),
+        ({"images": 2, "aupro_30": {"reason": "none"}}, False),
+        ({"images": 2, "reasons": None}, False),
+        ({"images": 2, "reasons": {}}, False),
+        ({"images": 2, "reasons": {"aupro_30": 1}}, False),
+        ({"images": None}, False),
+        ({"aupro_30": 0.5}, False),
+    ],
+)
+def test_what_is_known_of_a_kind_is_numbers_and_their_reasons(kind, valid):
+    document = {"schema": 1, **OLD_CELL, "pixel_threshold": None, "by_defect": {"dent": kind}, "intervals": {}}
+    assert (problems(document, kept("metrics")) == []) == valid
+
+
+# ---- what a run says of its data
+
+
+def test_a_fingerprint_sees_names_contents_and_saturations(tmp_path):
+    image = parts.write(tmp_path / "a.png", parts.surface(1))
+    sample = Sample(str(image), "test/dent/a.png", "test", 1, "dent", "tile")
+    plain = fingerprint([sample])
+    assert fingerprint([sample], defects=None) == plain
+    dent = DefectConfig("dent", 255, 2.0, False)
+    configs: list[list[DefectConfig]] = [
+        [],
+        [dent],
+        [dent, dent],
+        [DefectConfig("dent", 255, 2.5, False)],
+        [DefectConfig("dent", 255, 2.0, True)],
+        [DefectConfig("dent", 254, 2.0, False)],
+        [DefectConfig("cut", 255, 2.0, False)],
+    ]
+    found = [fingerprint([sample], defects=config) for config in configs]
+    assert len({plain["sha256"], *(print_["sha256"] for print_ in found)}) == len(configs) + 1
+    assert {(print_["files"], print_["bytes"]) for print_ in found} == {(1, image.stat().st_size)}
+    # However the file writes the number.
+    assert fingerprint([sample], defects=[DefectConfig("dent", 255, 2, False)]) == found[1]
+    other = dataclasses.replace(sample, group="p1")
+    image.write_bytes(image.read_bytes() + b"x")
+    assert len({plain["sha256"], fingerprint([sample])["sha256"], fingerprint([other])["sha256"]}) == 3
 
 
 def test_every_record_says_what_it_is():

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import parts
 import pytest
+import trees_others
 from spec_models import ENTRIES, Strict
 from test_layers import NOT_FOR_LISTING, command, loaded_by
 
 from uadctl.datasets import load_dataset
 from uadctl.metrics import IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
-from uadctl.spec import BACKBONES, DATASETS, MODELS, list_params, read_spec, resolve_dataset
+from uadctl.spec import BACKBONES, DATASETS, MODELS, PROTOCOLS, list_params, read_spec, resolve_dataset
 
 
 @pytest.fixture
@@ -240,20 +241,43 @@ def test_roles_are_named_where_globs_are_taken(uadctl):
     assert "[dataset.files]" not in uadctl("datasets", "show", "mvtec").out
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
+# How many training, validation, good test and defect test images the places of a data set make.
+SHOWN = {
+    "btad": (1, 0, 1, 1),
+    "demo": (1, 1, 1, 1),
+    "folder": (1, 1, 1, 1),
+    "mvtec": (1, 1, 1, 1),
+    "mvtec_ad2": (1, 1, 1, 1),
+    "mvtec_loco": (1, 1, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN))
 def test_images_laid_out_as_shown_are_found(uadctl, tmp_path, name):
     """Every place of the tree, filled, is read as what it is called; the loader looks nowhere else."""
     found = uadctl("datasets", "show", name, "--json").json
     image, mask = parts.scratched(1)
     for i, place in enumerate(found["places"]):
-        path = place["path"].replace("<category>", "cat").replace("<defect>", "dent")
-        path = path.replace("*", "007").replace("<stem>", "007")
-        parts.write(tmp_path / "root" / path, mask if "mask" in path else image + i)
+        path = place["path"].replace("<category>", "printed_part").replace("<defect>", "dent")
+        path = path.replace("<stem>", "007")
+        if place["path"].endswith(".json"):
+            (tmp_path / "root" / path).write_text("[]")
+            continue
+        for kind in ("logical_anomalies", "structural_anomalies") if "<kind>" in path else ("",):
+            file = path.replace("<kind>", kind).replace("*", "007")
+            parts.write(tmp_path / "root" / file, mask if "mask" in path or "ground_truth" in path else image + i)
     dataset = load_dataset(name, str(tmp_path / "root"))
-    meanings = [p["meaning"] for p in found["places"]]
-    assert len(meanings) == 5
-    assert (len(dataset.train), len(dataset.validation)) == (1, 1)
-    assert [(s.label, bool(s.masks)) for s in sorted(dataset.test, key=lambda s: s.label)] == [(0, False), (1, True)]
+    assert (len(dataset.train), len(dataset.validation)) == SHOWN[name][:2]
+    of_test = [(s.label, bool(s.masks)) for s in sorted(dataset.test, key=lambda s: s.label)]
+    assert of_test == [(0, False)] * SHOWN[name][2] + [(1, True)] * SHOWN[name][3]
+
+
+def test_the_tree_of_visa_is_that_of_its_archive(uadctl, tmp_path):
+    trees_others.visa_original(tmp_path / "VisA")
+    places = uadctl("datasets", "show", "visa", "--json").json["places"]
+    assert len(places) == 5
+    for place in places:
+        assert list((tmp_path / "VisA").glob(place["path"].replace("<category>", "*"))), place
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
@@ -284,7 +308,8 @@ def test_the_example_commands_run(uadctl, one_category):
 
 
 def test_protocol_metrics_exist_and_where_there_are_none_it_says_so():
-    known = {*IMAGE_METRICS, *THRESHOLD_METRICS, *pixel_metric_names(fpr_limits=(0.3,))}
+    known = {*IMAGE_METRICS, *THRESHOLD_METRICS, *pixel_metric_names(fpr_limits=(0.3, 0.05))}
+    known |= {name for protocol in PROTOCOLS.values() for name in protocol.own}
     for entry in DATASETS.values():
         assert set(entry.protocol_metrics) <= known
         assert bool(entry.protocol_metrics) != entry.protocol.startswith("none"), entry.name
@@ -302,6 +327,4 @@ def test_a_data_set_in_json_holds_its_row_of_the_list(uadctl):
 
 def test_a_data_set_that_is_not_there(uadctl):
     ended = uadctl("datasets", "show", "mvtek", code=2)
-    assert ended.err == (
-        'error: "mvtek": no such data set; did you mean mvtec? Choose from: demo, folder (also custom), mvtec\n'
-    )
+    assert ended.err == (f'error: "mvtek": no such data set; did you mean mvtec? Choose from: {parts.DATA_SETS}\n')

@@ -10,6 +10,8 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uadctl.errors import SpecError
+from uadctl.spec import read_spec
 from uadctl.spec.lines import find_lines, split_assignment
 
 TRICKY = '''\
@@ -220,3 +222,21 @@ def test_the_keys_of_what_tomli_w_writes(table: dict[str, object]) -> None:
 )
 def test_assignments_are_parted(text: str, parts: object) -> None:
     assert split_assignment(text) == parts
+
+
+def test_a_threshold_that_no_map_can_reach_is_wrong_at_its_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    head = '[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n[calibration]\n'
+    largest = "expected a number >= -3.4028234e+38 and <= 3.4028234e+38"
+    sigmas = "expected a number >= 0 and <= 1000"
+    wrong = {
+        "pixel_threshold = 1e+39": largest,
+        "pixel_threshold = -3.41e+38": largest,
+        "pixel_sigmas = -1": sigmas,
+        "pixel_sigmas = 1001": sigmas,
+    }
+    for line, expected in wrong.items():
+        (tmp_path / "s.toml").write_text(f"{head}{line}\n")
+        with pytest.raises(SpecError) as error:
+            read_spec("s.toml")
+        assert [p.message for p in error.value.problems] == [f"s.toml:6: [calibration] {line}: {expected}"]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import msgspec
+import parts
 import pytest
 from spec_models import ENTRIES
 
@@ -72,7 +73,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
             "name": "demo",
             "root": None,
             "categories": "all",
-            "split": None,
+            "split": "test",
             "layout": None,
             "on_error": "fail",
             "limit_train": None,
@@ -97,10 +98,33 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
                 "trainer": None,
             },
         ),
-        "calibration": {"method": "quantile", "alpha": 0.01, "holdout": None, "split": None},
-        "metrics": {"pixel": True, "fpr_limits": (0.3,), "memory": "1GB"},
+        "calibration": {
+            "method": "quantile",
+            "alpha": 0.01,
+            "holdout": None,
+            "split": None,
+            "pixel_sigmas": 3.0,
+            "pixel_threshold": None,
+        },
+        "metrics": {"pixel": True, "protocol": "mvtec_ad", "fpr_limits": (0.3,), "memory": "1GB", "bootstrap": 0},
         "gate": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("mvtec", "test"), ("visa", "1cls"), ("ad2", "test_public"), ("folder", "test")]
+)
+def test_the_split_is_filled_in_whatever_lies_on_disk(name: str, split: str) -> None:
+    text = GOOD.replace('"demo"', f'"{name}"\nroot = "data"')
+    spec = read(text).spec
+    assert spec.dataset.split == split
+    assert read(text.replace("root =", f'split = "{split}"\nroot =')).spec == spec
+
+
+def test_a_split_that_is_named_stays() -> None:
+    text = GOOD.replace('"demo"', '"visa"\nroot = "data"')
+    assert read(text.replace("root", 'split = "2cls_fewshot"\nroot')).spec.dataset.split == "2cls_fewshot"
+    assert read(text, split="2cls_highshot").spec.dataset.split == "2cls_highshot"
 
 
 def test_an_alias_of_a_data_set_becomes_its_name() -> None:
@@ -289,8 +313,7 @@ split = "validation"
         "s.toml:6: [run] threads = true: expected an integer >= 1, found true or false",
         f's.toml:7: [run] name = "a/b": {name}',
         "s.toml:8: [datset] is not a table of a spec; did you mean dataset?",
-        's.toml:10: [dataset] name = "mvtek": no such data set; did you mean mvtec? '
-        "Choose from: demo, folder (also custom), mvtec",
+        f's.toml:10: [dataset] name = "mvtek": no such data set; did you mean mvtec? Choose from: {parts.DATA_SETS}',
         f's.toml:13: [dataset] categories[1] = "a/b": {folder}',
         f"s.toml:14: [dataset] categories[2] = 3: {folder}, found an integer",
         "s.toml:16: [dataset] limit_train = 0: expected an integer >= 1",
@@ -562,7 +585,7 @@ def test_a_spec_from_options_alone(tmp_path: Path) -> None:
         ),
         (
             {"dataset": "mvtek"},
-            "--dataset mvtek: no such data set; did you mean mvtec? Choose from: demo, folder (also custom), mvtec",
+            f"--dataset mvtek: no such data set; did you mean mvtec? Choose from: {parts.DATA_SETS}",
         ),
         ({"model": "stritc"}, "--model stritc: no such model; did you mean vision_strict? See: uadctl models list"),
         ({"seed": -1}, "--seed -1: expected an integer >= 0 and <= 4294967295"),

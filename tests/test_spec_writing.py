@@ -85,6 +85,7 @@ engine = "local"
 [dataset]
 name = "demo"
 categories = "all"
+split = "test"
 on_error = "fail"
 
 [preprocess]
@@ -107,11 +108,14 @@ contamination = 0.1
 [calibration]
 method = "quantile"
 alpha = 0.01
+pixel_sigmas = 3.0
 
 [metrics]
 pixel = true
+protocol = "mvtec_ad"
 fpr_limits = [0.3]
 memory = "1GB"
+bootstrap = 0
 """
     )
 

@@ -7,24 +7,44 @@ from pathlib import Path
 import parts
 import pytest
 
-from uadctl.spec import read_spec
+from uadctl.spec import DATASETS, PROTOCOLS, read_spec
 
 SPECS = Path(__file__).parents[1] / "specs"
 
 
 @pytest.fixture
 def env(tmp_path):
-    return {"MVTEC_ROOT": str(tmp_path), "PARTS_ROOT": str(tmp_path)}
+    names = ("BTAD_ROOT", "MVTEC_AD2_ROOT", "MVTEC_LOCO_ROOT", "MVTEC_ROOT", "PARTS_LIST", "PARTS_ROOT", "VISA_ROOT")
+    return {name: str(tmp_path) for name in names}
 
 
 def test_every_spec_is_valid_and_gives_no_notes(env):
     files = sorted(SPECS.glob("*.toml"))
-    assert [f.name for f in files] == ["demo.toml", "folder.toml", "mvtec_patchcore.toml", "mvtec_patchcore_wrn50.toml"]
+    assert [f.stem for f in files] == [
+        "btad_patchcore",
+        "demo",
+        "folder",
+        "manifest",
+        "mvtec_ad2_patchcore",
+        "mvtec_loco_patchcore",
+        "mvtec_patchcore",
+        "mvtec_patchcore_wrn50",
+        "visa_patchcore",
+    ]
     for file in files:
         reading = read_spec(str(file), env=env)
         assert reading.notes == ()
         assert reading.spec.run.name == file.stem
         assert reading.spec.models[0].name == "vision_patchcore"
+
+
+def test_every_data_set_has_a_spec_with_its_own_protocol(env):
+    specs = [read_spec(str(file), env=env).spec for file in sorted(SPECS.glob("*.toml"))]
+    assert {spec.dataset.name for spec in specs} == set(DATASETS)
+    for spec in specs:
+        protocol = DATASETS[spec.dataset.name].measured_by
+        assert spec.metrics.protocol == protocol
+        assert spec.metrics.fpr_limits == PROTOCOLS[protocol].fpr_limits
 
 
 def test_the_papers_spec_is_the_papers_setting(env):

@@ -109,7 +109,7 @@ def test_pixel_statistics_by_hand() -> None:
     assert calibration.mean == pytest.approx(4, abs=1e-15)
     assert calibration.std == pytest.approx(math.sqrt(34 / 5), abs=1e-15)
     assert calibration.max == 8
-    assert calibration.threshold == pytest.approx(4 + 3 * math.sqrt(34 / 5), abs=1e-14)
+    assert calibration.threshold() == pytest.approx(4 + 3 * math.sqrt(34 / 5), abs=1e-14)
 
 
 def test_streamed_pixel_statistics_equal_those_of_all_pixels() -> None:
@@ -129,11 +129,11 @@ def test_streamed_pixel_statistics_equal_those_of_all_pixels() -> None:
 def test_maps_that_calibrate_nothing() -> None:
     calibration = PixelCalibration()
     calibration.add(np.full((2, 3), np.nan))
-    for name in ("mean", "std", "max", "threshold"):
+    for read in (lambda c: c.mean, lambda c: c.std, lambda c: c.max, lambda c: c.threshold()):
         with pytest.raises(
             ValueError, match=r"^there is no pixel to calibrate on \(normal images: 1, NaN pixels: 6\)$"
         ):
-            getattr(calibration, name)
+            read(calibration)
     for scores, message in [
         (
             [[1.0, math.inf]],

@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 if TYPE_CHECKING:
     from uadctl.bench import build_default_detector, run_benchmark
-    from uadctl.datasets import load_dataset
+    from uadctl.datasets import load_benchmark_split, load_dataset
     from uadctl.metrics import evaluate_detector
     from uadctl.runs.fitted import load_run
     from uadctl.spec import create_model, list_models, model_info
@@ -23,6 +23,7 @@ __all__ = [
     "create_model",
     "evaluate_detector",
     "list_models",
+    "load_benchmark_split",
     "load_dataset",
     "load_run",
     "model_info",
@@ -34,6 +35,7 @@ _HOMES = {
     "create_model": "uadctl.spec",
     "evaluate_detector": "uadctl.metrics",
     "list_models": "uadctl.spec",
+    "load_benchmark_split": "uadctl.datasets",
     "load_dataset": "uadctl.datasets",
     "load_run": "uadctl.runs.fitted",
     "model_info": "uadctl.spec",

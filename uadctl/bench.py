@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uadctl import heap
-from uadctl.errors import DataError, RunError
+from uadctl.datasets.mvtec_loco import load_defects
+from uadctl.errors import DataError, Problem, RunError, SpecError, UadctlError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
 from uadctl.imaging.files import image_size, read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.inference import Scored, stream
-from uadctl.metrics import (
-    Metrics,
-    PixelMetrics,
-    StreamingPixelMetrics,
-    evaluate_images,
-    mean_metrics,
-    merge,
-    pixel_metric_names,
-    undefined,
-)
+from uadctl.metrics import CategoryMetrics, Measurement, check_saturations, mean_metrics
 from uadctl.plan import Cell, Plan, build_detector, make_plan
 from uadctl.progress import Progress, Silent
-from uadctl.records import Sample, Size
+from uadctl.records import DefectConfig, Sample, Size
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.driver import Driver
@@ -38,6 +32,7 @@ from uadctl.runs.gate import Verdict, check_categories
 from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
+from uadctl.submission import SubmissionPart, private_images, write_submission
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +41,9 @@ if TYPE_CHECKING:
     from uadctl.models.base import Detector
     from uadctl.runs.fitted import Fitted
     from uadctl.spec import RunSpec
+
+# So many of one kind of doubt are told one by one.
+_SAID = 5
 
 # The colours of an overlay end where a pixel is this many standard deviations of normal pixels above their mean: the
 # threshold of 3 lies in the middle.
@@ -57,39 +55,119 @@ class BenchResult(RunResult):
     """A run folder and the documents that are its metrics.json and timing.json.
 
     gate: whether the limits of `[gate]` hold; None where the spec has none.
+    submission: what was written for each object of MVTec AD 2, if it was asked for. submission_error: why it is not
+        complete, all problems of all objects; None if it is. The run then counts as interrupted and can be resumed.
     """
 
     metrics: dict[str, Any]
     timing: dict[str, Any]
     gate: Verdict | None = None
+    submission: tuple[SubmissionPart, ...] = ()
+    submission_error: UadctlError | None = None
 
 
 def bench(
-    spec: RunSpec, *, resume: RunFolder | None = None, progress: Progress | None = None, notes: Sequence[str] = ()
+    spec: RunSpec,
+    *,
+    resume: RunFolder | None = None,
+    submission: str | None = None,
+    progress: Progress | None = None,
+    notes: Sequence[str] = (),
 ) -> BenchResult:
     """Run a spec from images to metrics, into a new run folder or on in an unfinished one.
 
     resume: a run folder of this spec; its finished cells are kept as they are.
+    submission: folder for the maps of MVTec AD 2's private images, as its evaluation server takes them; see
+        `uadctl.submission.write_submission`.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell, are rows of metrics.json, and are listed in the result.
     """
     progress = progress or Silent()
     plan = make_plan(spec, progress=progress)
     check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
+    if submission is not None:
+        _check_submission(plan, submission)
     for model in spec.models:
         build_detector(spec, model).prepare()
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
     with run.locked():
-        return _bench(plan, run, previous, notes, progress)
+        return _bench(plan, run, previous, notes, progress, submission)
+
+
+def _check_submission(plan: Plan, folder: str) -> None:
+    """Raise SpecError or DataError where a submission cannot come of this plan, before any work."""
+    spec = plan.spec
+    root = spec.dataset.root
+    if spec.dataset.name != "mvtec_ad2" or root is None:
+        raise SpecError(
+            f"--submission {folder}: only MVTec AD 2 has an evaluation server; the data set is {spec.dataset.name}"
+        )
+    if len(spec.models) > 1:
+        labels = ", ".join(model.label for model in spec.models)
+        raise SpecError(f"--submission {folder}: holds the maps of one model; the spec has {labels}")
+    if spec.preprocess.crop is not None:
+        raise SpecError(
+            f"--submission {folder}: covers every pixel, and [preprocess] crop leaves some out",
+            help="Leave out [preprocess] crop.",
+        )
+    if Path(folder).resolve().is_relative_to(Path(root).resolve()):
+        raise SpecError(f"--submission {folder}: lies in the data set's folder", help="Name another folder.")
+    for cell in plan.cells:
+        private_images(root, cell.category)
+
+
+def _submit(
+    plan: Plan, run: RunFolder, folder: str, driver: Driver, progress: Progress
+) -> tuple[list[SubmissionPart], UadctlError | None]:
+    """Score the private images of every object with its finished model.
+
+    What stops one object does not stop the others; all that was wrong comes back as one error.
+    """
+    spec = plan.spec
+    parts: list[SubmissionPart] = []
+    problems: list[Problem] = []
+    for cell in plan.cells:
+        unit = run.unit(cell.category, cell.model.label, cell.seed)
+        if unit.status != "done":
+            driver.warn(f"{cell.category}: left out of the submission, since its unit failed")
+            continue
+        try:
+            part = write_submission(
+                folder,
+                root=str(spec.dataset.root),
+                category=cell.category,
+                fitted=fitted_model.load(unit, device=spec.run.device),
+                threads=spec.run.threads,
+                progress=progress,
+                warn=driver.warn,
+            )
+        except UadctlError as error:
+            problems += error.problems
+        except OSError as error:
+            problems.append(Problem(f"{error.filename or folder}: cannot be written: {error.strerror or error}"))
+        else:
+            parts.append(part)
+    if not problems:
+        return parts, None
+    words = shlex.join(["uadctl", "bench", "--resume", str(run.path), "--submission", folder])
+    again = f"{folder} is not complete. When that is mended: {words}"
+    last = problems.pop()
+    return parts, RunError([*problems, Problem(last.message, f"{last.help}\n{again}" if last.help else again)])
 
 
 def _bench(
-    plan: Plan, run: RunFolder, previous: dict[str, Any] | None, notes: Sequence[str], progress: Progress
+    plan: Plan,
+    run: RunFolder,
+    previous: dict[str, Any] | None,
+    notes: Sequence[str],
+    progress: Progress,
+    submission: str | None,
 ) -> BenchResult:
     spec = plan.spec
     samples = {c.category: (*c.train, *c.dataset.validation, *c.test) for c in plan.cells}
-    fingerprint = functools.cache(lambda category: provenance.fingerprint(samples[category]))
+    defects = {c.category: c.dataset.defects for c in plan.cells}
+    fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
 
@@ -121,8 +199,24 @@ def _bench(
     gate = None if spec.gate is None else evaluate_gate(spec.gate, metrics)
     if gate is not None:
         run.write("gate", gate.document())
-    driver.finish(failed)
-    return BenchResult(run, tuple(failed), {"schema": 1, **metrics}, {"schema": 1, **timing}, gate)
+    submitted: list[SubmissionPart] = []
+    incomplete: UadctlError | None = None
+    if submission is not None:
+        with driver.interruptible():
+            submitted, incomplete = _submit(plan, run, submission, driver, progress)
+    if incomplete is None:
+        driver.finish(failed)
+    else:
+        driver.interrupt()
+    return BenchResult(
+        run,
+        tuple(failed),
+        {"schema": 1, **metrics},
+        {"schema": 1, **timing},
+        gate,
+        submission=tuple(submitted),
+        submission_error=incomplete,
+    )
 
 
 def build_default_detector(
@@ -215,11 +309,9 @@ def _bench_cell(
     size = fitted_model.save(trained, unit)
 
     warn = driver.warn
-    if spec.metrics.pixel and not cell.dataset.has_masks and (unmasked := cell.dataset.missing_masks()):
-        warn(
-            f"{cell.category}: pixel metrics are null: none of {len(unmasked)} defect images has a mask, "
-            f"the first was looked for at {unmasked[0].expected_mask}"
-        )
+    if cell.model is spec.models[0]:  # what is said of the data is said once, not for every model
+        for message in _doubts(cell, pixel=spec.metrics.pixel):
+            warn(message)
     tested = _Tested(spec, cell, unit, trained, fit_report)
     start = time.perf_counter()
     with progress.task(f"score {cell.category} · {cell.model.label}", len(cell.test)) as task:
@@ -234,31 +326,73 @@ def _bench_cell(
             task.advance()
     seconds = time.perf_counter() - start
     with progress.task(f"metrics {cell.category} · {cell.model.label}", 1, unit="categories") as task:
-        measured = tested.metrics()
+        measured = tested.measure()
         task.advance()
-    if measured.metrics["image_auroc"] is None:
-        warn(f"{cell.category}: image AUROC is undefined, {_one_sided(measured.counts)}. Written as null.")
+    counts = measured.metrics.counts
+    if why := measured.metrics.reasons.get("image_auroc"):
+        warn(f"{cell.category}: image AUROC is undefined, {_one_sided(counts) or why}. Written as null.")
     unit.write_scores(tested.rows)
     unit.write(
         "metrics",
         {
             "success": True,
-            "metrics": measured.metrics,
-            "reasons": measured.reasons,
-            "counts": measured.counts,
-            "pixel_mode": tested.pixel_mode,
-            "bounds": tested.bounds(),
+            "metrics": measured.metrics.metrics,
+            "reasons": measured.metrics.reasons,
+            "counts": counts | tested.counts(),
+            "pixel_mode": measured.pixel_mode,
+            "pixel_threshold": None if trained.calibration.pixel is None else trained.calibration.pixel.threshold,
+            "bounds": measured.bounds,
+            "by_defect": measured.by_defect,
+            "intervals": {name: None if pair is None else list(pair) for name, pair in measured.intervals.items()},
         },
     )
     unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
     return trained.detector.facts()
 
 
-def _one_sided(counts: Mapping[str, int]) -> str:
-    """Why image scores cannot be ranked: images of one kind only."""
-    if counts["defect_images"]:
-        return f"the test split has no normal image ({counts['defect_images']} defect)"
-    return f"the test split has no defect image ({counts['normal_images']} normal)"
+def _doubts(cell: Cell, *, pixel: bool) -> Iterator[str]:
+    """What makes the numbers of a cell less than they seem: images left out, images that are learned and tested on."""
+    dataset, category = cell.dataset, cell.category
+    if dataset.left_out:
+        n = len(dataset.left_out)
+        how_many = "1 defect image" if n == 1 else f"{n} defect images"
+        yield (
+            f"{category}: {how_many} of the training and validation splits {'is' if n == 1 else 'are'} not learned "
+            f"from, the first is {dataset.left_out[0].path}"
+        )
+    leaks = dataset.leaks()
+    for learned, tested in leaks[:_SAID]:
+        splits = f"in {learned.split} and {tested.split}"
+        yield f"{category}: {learned.path} and {tested.path} are equal byte for byte, {splits}"
+    if len(leaks) > _SAID:
+        yield f"{category}: {len(leaks) - _SAID} more files are in two splits"
+    if not pixel:
+        return
+    unmasked = [sample for sample in cell.test if sample.label == 1 and not sample.masks]
+    missing = [sample for sample in unmasked if sample.expected_mask is not None]
+    if not dataset.has_masks:
+        if missing:
+            yield (
+                f"{category}: pixel metrics are null: none of {len(missing)} defect images has a mask, "
+                f"the first was looked for at {missing[0].expected_mask}"
+            )
+        return
+    for sample in missing[:_SAID]:
+        yield f"{sample.path}: no mask at {sample.expected_mask}; left out of the pixel metrics"
+    rest = len(unmasked) - len(missing[:_SAID])
+    if rest:
+        what = f"{rest}{' more' if missing else ''} defect image" + (" has" if rest == 1 else "s have")
+        yield f"{category}: {what} no mask; left out of the pixel metrics"
+
+
+def _one_sided(counts: Mapping[str, int]) -> str | None:
+    """That there are images of one kind only, in the words of a test split; None if that is not so."""
+    normal, defect = counts["normal_images"], counts["defect_images"]
+    if normal and not defect:
+        return f"the test split has no defect image ({normal} normal)"
+    if defect and not normal:
+        return f"the test split has no normal image ({defect} defect)"
+    return None
 
 
 def _pixels(samples: Iterable[Sample]) -> int:
@@ -276,6 +410,17 @@ def _pixels(samples: Iterable[Sample]) -> int:
     return pixels
 
 
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """Ground truth of one image: (H, W) 0 and 1, and its defects one by one where a protocol tells them apart."""
+
+    mask: NDArray[np.uint8] | None = None
+    defects: Sequence[tuple[DefectConfig, NDArray[np.bool_]]] | None = None
+
+
+_NO_TRUTH = _Truth()
+
+
 class _Tested:
     """What comes out of a cell's test images: rows, maps, overlays on disk, and the numbers' ingredients."""
 
@@ -285,17 +430,23 @@ class _Tested:
             zip((s.relative for s in cell.test), output_stems([s.relative for s in cell.test]), strict=True)
         )
         self._measures_pixels = spec.metrics.pixel and cell.dataset.has_masks
-        self.pixel_mode: Literal["exact", "streaming"] | None = None
-        self._pixels: PixelMetrics | StreamingPixelMetrics = PixelMetrics()
-        if self._measures_pixels:
-            fits = PixelMetrics.memory_for(_pixels(cell.test)) <= spec.metrics.memory_bytes
-            self.pixel_mode = "exact" if fits else "streaming"
-        if self.pixel_mode == "streaming":
-            self._pixels = StreamingPixelMetrics()
-        self._labels: list[int] = []
-        self._scores: list[float] = []
+        self._defects = cell.dataset.defects if spec.metrics.protocol == "mvtec_loco" else None
+        image, pixel = trained.calibration.image, trained.calibration.pixel
+        self._metrics = CategoryMetrics(
+            protocol=spec.metrics.protocol,
+            fpr_limits=spec.metrics.fpr_limits,
+            threshold=image.value,
+            threshold_reason=image.reason,
+            pixel=spec.metrics.pixel,
+            has_masks=cell.dataset.has_masks,
+            pixels=_pixels(cell.test) if self._measures_pixels else 0,
+            memory=spec.metrics.memory_bytes,
+            pixel_threshold=None if pixel is None else pixel.threshold,
+            saturations=self._defects is not None,
+            bootstrap=spec.metrics.bootstrap,
+            seed=cell.seed,
+        )
         self._seconds: list[float] = []
-        self._unmasked = 0
         self._fitting = fitting
         self._broken = 0
         self.rows: list[tuple[object, ...]] = [
@@ -327,17 +478,13 @@ class _Tested:
             return
         score, field = item.prediction.score, item.prediction.map
         map_name = None
-        mask = self._mask(sample, Size(*item.image.shape[:2]), warn) if self._measures_pixels else None
+        truth = self._truth(sample, Size(*item.image.shape[:2]), warn) if self._measures_pixels else _NO_TRUTH
         if field is not None:
             file = self._unit.map_path(self._stems[sample.relative])
             write_map(file, field)
             map_name = file.relative_to(self._unit.path).as_posix()
-            self._draw(sample, item.image, field, score, mask)
-            if mask is not None:
-                self._pixels.add(mask, field)
-        if sample.label >= 0:
-            self._labels.append(sample.label)
-            self._scores.append(score)
+            self._draw(sample, item.image, field, score, truth.mask)
+        self._metrics.add(sample, score, field, truth.mask, truth.defects)
         self._seconds.append(item.seconds)
         self.rows.append(
             (
@@ -354,19 +501,28 @@ class _Tested:
             )
         )
 
-    def _mask(self, sample: Sample, size: Size, warn: Callable[[str], None]) -> NDArray[np.uint8] | None:
-        """The ground truth of an image: zeros for a good one, None where it is unknown or cannot be read."""
+    def _truth(self, sample: Sample, size: Size, warn: Callable[[str], None]) -> _Truth:
+        """The ground truth of an image: zeros for a good one, nothing where it is unknown or cannot be read."""
         if sample.label == 0:
-            return np.zeros(size, np.uint8)
-        if sample.masks:
+            return _Truth(np.zeros(size, np.uint8))
+        if sample.label == 1 and sample.masks:
             try:
-                return read_mask(sample.masks, size=size)
+                if self._defects is not None:
+                    defects = load_defects(sample, self._defects)
+                    check_saturations(sample, defects)
+                    mask = np.any([pixels for _, pixels in defects], axis=0).astype(np.uint8)
+                    return _Truth(mask, defects)
+                mask = read_mask(sample.masks, size=size)
+                if not mask.any():
+                    warn(
+                        f"{', '.join(sample.masks)}: no pixel is above 0, so the pixels of {sample.path} count as good"
+                    )
+                return _Truth(mask)
             except DataError as error:
                 if self._spec.dataset.on_error == "fail":
                     raise
                 warn(f"left out of the pixel metrics: {error}")
-        self._unmasked += sample.label == 1
-        return None
+        return _NO_TRUTH
 
     def _draw(
         self,
@@ -395,27 +551,18 @@ class _Tested:
         )
         write_png(self._unit.overlay_path(self._stems[sample.relative]), picture)
 
-    def metrics(self) -> Metrics:
+    def measure(self) -> Measurement:
+        """All numbers of the cell."""
         heap.give_back()
-        image = self._trained.calibration.image
-        at_images = evaluate_images(self._labels, self._scores, image.value, threshold_reason=image.reason)
-        counts = {"train_images": self._fitting.images, "broken_images": self._broken + len(self._fitting.broken)}
-        limits = self._spec.metrics.fpr_limits
-        if not self._spec.metrics.pixel:
-            at_pixels = Metrics({}, {}, {})
-        elif not self._cell.dataset.has_masks:
-            at_pixels = undefined(pixel_metric_names(fpr_limits=limits), "the data set has no masks")
-        else:
-            at_pixels = self._pixels.result(fpr_limits=limits)
-            counts["defect_images_without_mask"] = self._unmasked
-        return merge(at_images, at_pixels, Metrics({}, {}, counts))
+        return self._metrics.result()
 
-    def bounds(self) -> dict[str, float]:
-        """How far each pixel metric may be from its exact value, where it is not exact itself."""
-        if not isinstance(self._pixels, StreamingPixelMetrics):
-            return {}
-        found = self._pixels.bounds(fpr_limits=self._spec.metrics.fpr_limits)
-        return {name: bound for name, bound in found.items() if bound is not None}
+    def counts(self) -> dict[str, int]:
+        """What the metrics cannot know: how many images were learned from, and how many could not be used."""
+        return {
+            "train_images": self._fitting.images,
+            "broken_images": self._broken + len(self._fitting.broken),
+            "train_defects_left_out": len(self._cell.dataset.left_out),
+        }
 
     def timing(self, seconds: float) -> dict[str, Any]:
         """ms an image: decoding, network, search and map of one image; images/s: all stages, writing included."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uadctl.errors import DataError, RunError, SpecError, with_help
-from uadctl.plan import limited
+from uadctl.plan import limited, load_category
 from uadctl.progress import Progress, Silent
 from uadctl.runs.fitted import Calibration, PixelScale, read_calibration
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
@@ -166,21 +166,19 @@ def _from_images(
         if problems:
             raise DataError(with_help(problems, "Remove them; nothing was changed."))
         _warn_of_memorised(unit, paths, scores, before, progress)
-        new.append(_calibration(scores, pixels, before, alpha))
+        new.append(_calibration(scores, PixelScale.of(pixels, spec.calibration), before, alpha))
     return new
 
 
 def _calibration(
-    scores: Sequence[float], pixels: PixelCalibration, before: Calibration, alpha: float | None
+    scores: Sequence[float], pixel: PixelScale | None, before: Calibration, alpha: float | None
 ) -> Calibration:
     wanted = before.image.alpha if alpha is None else alpha
     if wanted is None:
         raise RunError("the threshold in force has no alpha", help="Give --alpha.")
     value = quantile_threshold(scores, alpha=wanted)
     image = Threshold(value=value, method="quantile", alpha=wanted, n=len(scores), source="given")
-    p = pixels
-    scale = PixelScale(p.mean, p.std, p.max, p.threshold, p.n) if p.n else None
-    return Calibration(image, scale, tuple(sorted(scores)))
+    return Calibration(image, pixel, tuple(sorted(scores)))
 
 
 def _files(good: Sequence[str]) -> list[str]:
@@ -217,13 +215,11 @@ def _sha256(path: str) -> str | None:
 
 def _check_against_data(run: RunFolder, paths: Sequence[str], category: str) -> None:
     """DataError if an image is a copy of one that the run trained or tested on, as far as its data can be found."""
-    from uadctl.datasets import load_dataset
-
     table = run.spec.dataset
-    if table.root is None or not Path(table.root).is_dir():
+    if table.root is None or not Path(table.root).exists():
         return
     try:
-        dataset = load_dataset(table.name, table.root, category=category, split=table.split, files=table.files)
+        dataset = load_category(table, category)
     except DataError:  # what lies there now is another data set
         return
     given = {digest: path for path in paths if (digest := _sha256(path)) is not None}

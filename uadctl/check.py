@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
-from uadctl.datasets import LayoutError, load_dataset
+from uadctl.datasets import LayoutError, list_splits
+from uadctl.datasets.mvtec_loco import load_defects
 from uadctl.errors import DataError, Problem
 from uadctl.imaging.files import read_image, read_mask
-from uadctl.plan import build_detector, choose_categories, limited
+from uadctl.metrics import check_saturations
+from uadctl.plan import build_detector, choose_categories, limited, load_category, parts_of
 from uadctl.progress import Progress, Silent
-from uadctl.records import Sample, Size, Split
+from uadctl.records import DefectConfig, Sample, Size
 from uadctl.runs.fitted import geometry_for
 from uadctl.spec import DatasetTable, resolve_dataset
 from uadctl.spec.grammar import usable_cores
@@ -29,17 +32,20 @@ if TYPE_CHECKING:
     from uadctl.imaging.geometry import Geometry
     from uadctl.spec import RunSpec
 
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SORTS = ("logical", "structural")  # of defects, by the beginning of their names; MVTec LOCO measures them apart
 
-_ADD_MASKS = 'Add the masks, or leave these images out of the pixel metrics with: [dataset] on_error = "skip"'
+_ADD_MASKS = "Their pixels are left out of the pixel metrics and counted. Add the masks to measure them."
 _SKIP_BROKEN = 'Replace the files, or leave them out with: [dataset] on_error = "skip"'
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Images of one kind: their split, "good" or the kind of defect, how many, and how many of them have a mask."""
+    """Images of one kind: "good" or the kind of defect, how many, and how many of them have a mask.
 
-    split: Split
+    split: "train", "validation" or "test"; where several test splits were looked at, their own names for "test".
+    """
+
+    split: str
     defect: str
     images: int
     masks: int
@@ -57,7 +63,7 @@ class SizeCount:
 class CategoryReport:
     """What a category holds.
 
-    counts: train before validation before test, good before the defects.
+    counts: train before validation before test, the test splits in the registry's order, good before the defects.
     sizes:  of the images that could be read, smallest first.
     """
 
@@ -76,8 +82,8 @@ class Report:
     """What a check has found.
 
     name, root: the data set. categories: those whose folders could be understood.
-    errors:   what makes a bench fail, or its results untrue.
-    warnings: what a bench gets over, at a price.
+    errors:   what makes a bench fail.
+    warnings: what a bench gets over, at a price; results that are untrue among them.
     """
 
     name: str
@@ -98,30 +104,36 @@ def check_dataset(
     root: str | None = None,
     categories: Sequence[str] | None = None,
     split: str | None = None,
+    layout: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Read every image and mask of a data set and report everything that is wrong.
 
     name: of the data set, or an alias. root: its folder. categories: names and globs; None: all found.
-    split: the data set's own name for its test split, None for its default.
+    split: the data set's own name for its test split; None for all that are on disk where they share no image (MVTec
+    AD 2), else for its default. layout: which of several ways to read the folder, None for the one found.
 
-    Errors are what would end a bench with default settings: folders that are not as they should be, images and masks
-    that cannot be read, masks of another size than their image, a defect image without mask where others have one, no
-    image to train or test on; and leaks: images that are both learned and tested on. Warnings: equal images within a
-    split, masks without or full of defect pixels, metrics that will be null, a threshold that cannot be set.
+    Errors are what would end a bench with default settings, of any split that is looked at: folders that are not as
+    they should be, images and masks that cannot be read, masks of another size than their image, no image to train or
+    test on. Warnings: leaks (images that are both learned and tested on), equal images among those learned or among
+    those tested on, defect images without mask or among the training images, masks without or full of defect pixels,
+    metrics that will be null, a threshold that cannot be set.
     Images are equal if their pixels are, decoded to what a model sees.
 
     Time is linear in the images. Memory holds as many decoded images as threads, and a few hundred bytes of each other.
 
     Raises SpecError for an unknown name or category, DataError where the root is missing or holds no category.
     """
+    entry = resolve_dataset(name)
     table = DatasetTable(
-        name=resolve_dataset(name).name,
+        name=entry.name,
         root=root,
         categories="all" if categories is None else tuple(categories),
         split=split,
+        layout=layout,
     )
-    return _check(table, _Use(), threads=usable_cores(), progress=progress or Silent())
+    use = _Use(every_split=split is None, protocol=entry.measured_by)
+    return _check(table, use, threads=usable_cores(), progress=progress or Silent())
 
 
 def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
@@ -133,6 +145,7 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
     geometries = (geometry_for(spec.preprocess, stride=build_detector(spec, m).stride) for m in spec.models)
     use = _Use(
         pixel=spec.metrics.pixel,
+        protocol=spec.metrics.protocol,
         needs_validation=spec.calibration.split == "validation",
         holdout=spec.calibration.holdout,
         geometries=tuple(dict.fromkeys(geometries)),
@@ -142,9 +155,14 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """What a bench would do with the data, beyond what its `[dataset]` table says."""
+    """What a bench would do with the data, beyond what its `[dataset]` table says.
 
+    every_split: all test splits on disk are looked at, where they share no image.
+    """
+
+    protocol: str
     pixel: bool = True
+    every_split: bool = False
     needs_validation: bool = False
     holdout: float | None = None
     geometries: tuple[Geometry, ...] = ()
@@ -173,31 +191,73 @@ def _check(table: DatasetTable, use: _Use, *, threads: int, progress: Progress) 
     findings = _Findings()
     categories = []
     for category in choose_categories(table):
-        try:
-            dataset = load_dataset(table.name, table.root, category=category, split=table.split, files=table.files)
-        except LayoutError as error:
-            findings.errors += error.problems
-        except DataError as error:
-            findings.error(error.message, error.help)
-        else:
-            categories.append(_check_category(dataset, table, use, findings, threads=threads, progress=progress))
+        dataset = _load(table, category, findings)
+        if dataset is not None:
+            further = _further_splits(table, category, findings) if use.every_split else {}
+            categories.append(
+                _check_category(dataset, further, table, use, findings, threads=threads, progress=progress)
+            )
     return Report(table.name, table.root, tuple(categories), tuple(findings.errors), tuple(findings.warnings))
 
 
+def _load(table: DatasetTable, category: str, findings: _Findings) -> Dataset | None:
+    """The images of a category; None where its folders are not as they should be, which is then found."""
+    try:
+        return load_category(table, category)
+    except LayoutError as error:
+        findings.errors += error.problems
+    except DataError as error:
+        findings.error(error.message, error.help)
+    return None
+
+
+def _further_splits(table: DatasetTable, category: str, findings: _Findings) -> dict[str, Dataset]:
+    """A category with each test split that is on disk beside the default one, by the split's name.
+
+    Empty where splits share images, which would then be looked at more than once. One that is absent is no problem.
+    """
+    _, *others = resolve_dataset(table.name).splits
+    there = list_splits(table.name, table.root, category=category, layout=table.layout)
+    loaded = {split: _load(replace(table, split=split), category, findings) for split in others if split in there}
+    return {split: dataset for split, dataset in loaded.items() if dataset is not None}
+
+
 def _check_category(
-    dataset: Dataset, table: DatasetTable, use: _Use, findings: _Findings, *, threads: int, progress: Progress
+    dataset: Dataset,
+    further: Mapping[str, Dataset],
+    table: DatasetTable,
+    use: _Use,
+    findings: _Findings,
+    *,
+    threads: int,
+    progress: Progress,
 ) -> CategoryReport:
+    """Look at one category. further: with its other test splits, of which the test images are looked at as well."""
     train, test = limited(dataset.train, table.limit_train), limited(dataset.test, table.limit_test)
-    samples = (*train, *dataset.validation, *test)
+    measured = resolve_dataset(table.name).splits[0] if further else "test"
+    parts = {"train": train, "validation": dataset.validation, measured: test}
+    parts |= {split: other.test for split, other in further.items()}
+    samples = [sample for part in parts.values() for sample in part]
+    names = [name for name, part in parts.items() for _ in part]
     skips = table.on_error == "skip"
+    if dataset.left_out:
+        left_out = _counted(len(dataset.left_out), "defect image")
+        findings.warning(
+            f"{dataset.category}: {left_out} in the training and validation splits, the first is "
+            f"{dataset.left_out[0].path}",
+            "They are not learned from.",
+        )
     if use.pixel:
-        _missing_masks(dataset, test, findings, skips=skips)
+        _missing_masks(dataset, test, findings)
+        for other in further.values():
+            _missing_masks(other, other.test, findings)
     sizes: Counter[Size] = Counter()
     first: dict[Size, Sample] = {}
-    alike: dict[bytes, list[Sample]] = {}
-    readable: Counter[tuple[Split, int]] = Counter()
+    alike: dict[bytes, list[tuple[str, Sample]]] = {}
+    readable: Counter[tuple[str, int]] = Counter()
     with progress.task(f"check {dataset.category}", len(samples)) as task:
-        for sample, seen in _look_at_all(samples, threads=threads):
+        looked = _look_at_all(samples, dataset.defects, threads=threads)
+        for name, (sample, seen) in zip(names, looked, strict=True):
             if seen.error is not None:
                 findings.unusable(str(seen.error), skipped=skips, help=seen.error.help or _SKIP_BROKEN)
             for broken in seen.broken_masks if use.pixel else ():
@@ -206,27 +266,33 @@ def _check_category(
             if seen.size is not None:
                 sizes[seen.size] += 1
                 first.setdefault(seen.size, sample)
-                alike.setdefault(seen.digest, []).append(sample)
-                readable[sample.split, sample.label] += 1
+                alike.setdefault(seen.digest, []).append((name, sample))
+                readable["test" if name == measured else name, sample.label] += 1
             task.advance()
     for group in alike.values():
         if len(group) > 1:
             _duplicates(group, findings)
     _crops(first, sizes, use.geometries, findings, skips=skips)
-    _enough(dataset, (len(train), len(test)), readable, use, findings, skips=skips)
+    _enough(dataset, (train, test), readable, use, findings, skips=skips)
+    if use.protocol == "mvtec_loco":
+        _enough_of_each_sort(dataset, test, use, findings)
     return CategoryReport(
-        dataset.category, _counts(samples), tuple(SizeCount(size, n) for size, n in sorted(sizes.items()))
+        dataset.category, _counts(parts), tuple(SizeCount(size, n) for size, n in sorted(sizes.items()))
     )
 
 
-def _counts(samples: Iterable[Sample]) -> tuple[Count, ...]:
-    images: Counter[tuple[Split, str]] = Counter()
-    masks: Counter[tuple[Split, str]] = Counter()
-    for sample in samples:
-        images[sample.split, sample.defect] += 1
-        masks[sample.split, sample.defect] += bool(sample.masks)
-    order = sorted(images, key=lambda kind: (_SPLITS.index(kind[0]), kind[1] != "good", kind[1]))
-    return tuple(Count(split, defect, images[split, defect], masks[split, defect]) for split, defect in order)
+def _counts(parts: Mapping[str, Sequence[Sample]]) -> tuple[Count, ...]:
+    found = []
+    for split, samples in parts.items():
+        images = Counter(sample.defect for sample in samples)
+        masks = Counter(sample.defect for sample in samples if sample.masks)
+        for defect in sorted(images, key=lambda kind: (kind != "good", kind)):
+            found.append(Count(split, defect, images[defect], masks[defect]))
+    return tuple(found)
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 # --- one file at a time
@@ -247,13 +313,15 @@ class _Seen:
     defect_share: float | None = None
 
 
-def _look_at_all(samples: Sequence[Sample], *, threads: int) -> Iterator[tuple[Sample, _Seen]]:
+def _look_at_all(
+    samples: Sequence[Sample], defects: Sequence[DefectConfig] | None, *, threads: int
+) -> Iterator[tuple[Sample, _Seen]]:
     """Look at the images in threads; what comes out is in order, and only a window of them is on its way."""
     waiting: deque[tuple[Sample, Future[_Seen]]] = deque()
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="check")
     try:
         for sample in samples:
-            waiting.append((sample, pool.submit(_look, sample)))
+            waiting.append((sample, pool.submit(_look, sample, defects)))
             if len(waiting) > 4 * threads:
                 done, seen = waiting.popleft()
                 yield done, seen.result()
@@ -264,7 +332,7 @@ def _look_at_all(samples: Sequence[Sample], *, threads: int) -> Iterator[tuple[S
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _look(sample: Sample) -> _Seen:
+def _look(sample: Sample, defects: Sequence[DefectConfig] | None) -> _Seen:
     size, digest, error = None, b"", None
     try:
         size, digest = _pixels(sample.path)
@@ -281,6 +349,11 @@ def _look(sample: Sample) -> _Seen:
             continue
         if size is not None:
             union = mask if union is None else union | mask
+    if defects is not None and size is not None and not broken:
+        try:
+            check_saturations(sample, load_defects(sample, defects))
+        except DataError as wrong:
+            broken.append(wrong)
     share = None if broken or union is None else float(union.mean())
     return _Seen(size, digest, error, tuple(broken), share)
 
@@ -296,7 +369,7 @@ def _pixels(path: str) -> tuple[Size, bytes]:
 # --- what is wrong
 
 
-def _missing_masks(dataset: Dataset, test: Sequence[Sample], findings: _Findings, *, skips: bool) -> None:
+def _missing_masks(dataset: Dataset, test: Sequence[Sample], findings: _Findings) -> None:
     missing = [sample for sample in test if sample.expected_mask is not None]
     defects = sum(sample.label == 1 for sample in test)
     if not dataset.has_masks:
@@ -307,11 +380,10 @@ def _missing_masks(dataset: Dataset, test: Sequence[Sample], findings: _Findings
             )
         return
     for sample in missing:
-        message = f"{sample.path}: no mask at {sample.expected_mask}"
-        if skips:
-            findings.warning(f"{message}; its pixels will be left out")
-        else:
-            findings.error(message, _ADD_MASKS)
+        findings.warning(f"{sample.path}: no mask at {sample.expected_mask}", _ADD_MASKS)
+    unnamed = sum(sample.label == 1 and not sample.masks for sample in test) - len(missing)
+    if unnamed:
+        findings.warning(f"{dataset.category}: {unnamed} of {defects} defect images have no mask", _ADD_MASKS)
 
 
 def _mask_content(sample: Sample, share: float | None, findings: _Findings) -> None:
@@ -328,26 +400,35 @@ def _mask_content(sample: Sample, share: float | None, findings: _Findings) -> N
         )
 
 
-def _duplicates(group: Sequence[Sample], findings: _Findings) -> None:
-    """Say of images with equal pixels that they are equal: across splits an error, within one a warning."""
-    by_split: dict[Split, Sample] = {}
-    for sample in group:
-        by_split.setdefault(sample.split, sample)
-    leak = len(by_split) > 1
+def _duplicates(alike: Sequence[tuple[str, Sample]], findings: _Findings) -> None:
+    """Say of images with equal pixels that they are equal, and in which splits, if one of these is not for testing.
+
+    alike: the images, each with the name of its split, in the order in which splits are listed.
+    """
+    group = [sample for _, sample in alike]
+    by_split: dict[str, Sample] = {}
+    for split, sample in alike:
+        by_split.setdefault(split, sample)
+    leak = len({sample.split for sample in group}) > 1
     named = list(by_split.values()) if leak else group[:2]
     paths = [sample.path for sample in named]
     rest = f" (and {len(group) - len(named)} more)" if len(group) > len(named) else ""
     how = "byte for byte" if _equal_files(group) else "pixel for pixel"
-    message = f"{', '.join(paths[:-1])} and {paths[-1]}{rest} are equal {how}"
+    message = f"{_and(paths)}{rest} are equal {how}"
     if leak:
-        findings.error(
-            message, "Keep one of them: an image that is learned, or sets the threshold, must not be in another split."
+        findings.warning(
+            f"{message}, in {_and(list(by_split))}",
+            "Keep one of them: an image that is learned, or sets the threshold, makes results too good if tested on.",
         )
         return
-    kinds = sorted({sample.defect for sample in group})
-    if len({sample.label for sample in group}) > 1:
-        message += f", though they are called {', '.join(kinds[:-1])} and {kinds[-1]}"
+    kinds = sorted({sample.defect for sample in group if sample.label >= 0})
+    if len({sample.label for sample in group if sample.label >= 0}) > 1:
+        message += f", though they are called {_and(kinds)}"
     findings.warning(message, "Keep one of them: each copy counts as an image of its own.")
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _equal_files(group: Sequence[Sample]) -> bool:
@@ -380,23 +461,25 @@ def _crops(
 
 def _enough(
     dataset: Dataset,
-    used: tuple[int, int],
-    readable: Counter[tuple[Split, int]],
+    used: tuple[Sequence[Sample], Sequence[Sample]],
+    readable: Counter[tuple[str, int]],
     use: _Use,
     findings: _Findings,
     *,
     skips: bool,
 ) -> None:
     """Whether there is enough to learn from and to measure on. used: training and test images, broken ones included."""
-    category, (train, test) = dataset.category, used
+    category, train, test, parts = dataset.category, len(used[0]), len(used[1]), len(parts_of(used[0]))
     good_train = readable["train", 0]
     if not train:
         findings.error(f"{category}: no training image", "A model needs good images to learn from.")
     elif not good_train and skips:
         findings.error(f"{category}: none of {train} training images can be read")
-    elif use.holdout is not None and max(1, round(use.holdout * train)) >= train:
+    elif use.holdout is not None and max(1, round(use.holdout * parts)) >= parts:
+        grouped = "" if parts == train else f" in {parts} {'group' if parts == 1 else 'groups'}"
         findings.error(
-            f"{category}: [calibration] holdout = {use.holdout} of {train} training images leaves none to learn from"
+            f"{category}: [calibration] holdout = {use.holdout} of {train} training images{grouped} leaves none to "
+            "learn from"
         )
     elif dataset.validation and not readable["validation", 0]:
         findings.warning(
@@ -424,3 +507,24 @@ def _enough(
         findings.warning(
             f"{category}: the test split has no normal image ({defects} defect); the image metrics will be null"
         )
+
+
+def _enough_of_each_sort(dataset: Dataset, test: Sequence[Sample], use: _Use, findings: _Findings) -> None:
+    """Whether MVTec LOCO's protocol has what it needs: both sorts of defect, and how much of each defect is enough."""
+    category, defects = dataset.category, sorted({sample.defect for sample in test if sample.label == 1})
+    if not defects:
+        return  # that is a finding already
+    spro = use.pixel and dataset.has_masks
+    if spro and not dataset.defects:
+        findings.warning(
+            f"{category}: no defects_config.json; spro_05, spro_05_logical and spro_05_structural will be null",
+            "It says how much of each kind of defect is enough, and is part of MVTec LOCO AD.",
+        )
+    for sort in _SORTS:
+        if not any(kind.startswith(sort) for kind in defects):
+            names = [f"image_auroc_{sort}", "image_auroc"]
+            names += [f"spro_05_{sort}", "spro_05"] if spro and dataset.defects else []
+            findings.warning(
+                f'{category}: no kind of defect of the test split begins with "{sort}" (found: {", ".join(defects)}); '
+                f"{_and(names)} will be null"
+            )

@@ -13,7 +13,7 @@ import numpy as np
 from uadctl import heap
 from uadctl.errors import DataError
 from uadctl.inference import stream, training_images, use_threads
-from uadctl.plan import Cell, Plan, build_detector, make_plan
+from uadctl.plan import Cell, Plan, build_detector, hold_out, make_plan, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
@@ -66,7 +66,7 @@ def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str]
     cell and are listed in the result.
     """
     progress = progress or Silent()
-    plan = make_plan(spec, testing=False, progress=progress)
+    plan = make_plan(spec, progress=progress)
     for model in spec.models:
         build_detector(spec, model).prepare()
     run = RunFolder.create(spec)
@@ -78,7 +78,8 @@ def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -
     spec = plan.spec
     driver = Driver(run, verb="fit", progress=progress, notes=notes)
     samples = {c.category: (*c.train, *c.dataset.validation) for c in plan.cells}
-    fingerprint = functools.cache(lambda category: provenance.fingerprint(samples[category]))
+    defects = {c.category: c.dataset.defects for c in plan.cells}
+    fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
 
@@ -143,7 +144,14 @@ def fit_cell(
 
     source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out)
     start = time.perf_counter()
+    if source.doubt is not None:
+        warn(f"{title}: {source.doubt}")
     left_out = source.take if source.kind == "leave-one-out" else None
+    if left_out is not None and source.sees_other_views:
+        warn(
+            f"{title}: the threshold comes from images of parts that the model knows from other images, and is too "
+            f"low: at least {_HOLDOUT_FROM} training images of several parts, or validation images, would mend that"
+        )
     detector.fit(decoded(source.train), left_out=left_out, threshold=False, progress=progress)
     heap.give_back()
     if source.kind in ("validation", "holdout"):
@@ -160,19 +168,25 @@ class _Calibrating:
 
     In this order: `[calibration] holdout`, if given; the data set's own validation images; leave-one-image-out scores,
     where the detector offers them, since they cost no training image; a seeded fifth of the training images, if there
-    are at least 20. Never images that the model has memorised, and never test images.
+    are at least 20. Where images have groups the fifth comes before leave-one-out scores. Never images that the model
+    has memorised, and never test images.
     """
 
     def __init__(self, spec: RunSpec, cell: Cell, *, offers_left_out: bool) -> None:
-        self._alpha = spec.calibration.alpha
+        self._wanted = spec.calibration
         self._seed = cell.seed
         self._scores: list[float] = []
         self._pixels = PixelCalibration()
         self.train: tuple[Sample, ...] = cell.train
         self.normal: tuple[Sample, ...] = ()
         self.kind: Literal["validation", "leave-one-out", "holdout"] | None
+        parts = len(parts_of(cell.train))
+        many = len(cell.train) >= _HOLDOUT_FROM and parts > 1
+        # Without one view of a part, the model still knows the part from its other views.
+        self.sees_other_views = parts < len(cell.train)
         self._why_not = ""
-        wanted = spec.calibration
+        self.doubt: str | None = None
+        wanted = self._wanted
         if wanted.holdout is not None:
             self.kind = "holdout"
             self._hold_out(wanted.holdout)
@@ -180,11 +194,14 @@ class _Calibrating:
             self.kind, self.normal = "validation", cell.dataset.validation
         elif wanted.split == "validation":
             raise DataError(f'{cell.category}: [calibration] split = "validation", but it has no validation images')
-        elif offers_left_out:
+        elif offers_left_out and not (self.sees_other_views and many):
             self.kind = "leave-one-out"
-        elif len(cell.train) >= _HOLDOUT_FROM:
+        elif many:
             self.kind = "holdout"
             self._hold_out(_HOLDOUT)
+        elif len(cell.train) >= _HOLDOUT_FROM:
+            self.kind = None
+            self._why_not = "the training images are of one group, and there are no validation images"
         else:
             self.kind = None
             self._why_not = (
@@ -193,13 +210,20 @@ class _Calibrating:
             )
 
     def _hold_out(self, share: float) -> None:
-        n = len(self.train)
-        held = max(1, round(share * n))
-        if held >= n:
-            raise DataError(f"[calibration] holdout = {share} of {n} training images leaves none to learn from")
-        chosen = set(np.random.default_rng([self._seed, n]).permutation(n)[:held].tolist())
-        self.normal = tuple(s for i, s in enumerate(self.train) if i in chosen)
-        self.train = tuple(s for i, s in enumerate(self.train) if i not in chosen)
+        kept, held = hold_out(self.train, share=share, seed=self._seed)
+        if not kept:
+            n, parts = len(self.train), len(parts_of(self.train))
+            grouped = "" if parts == n else f" in {parts} {'group' if parts == 1 else 'groups'}"
+            raise DataError(
+                f"[calibration] holdout = {share} of {n} training images{grouped} leaves none to learn from"
+            )
+        self.train, self.normal = kept, held
+        n = len(kept) + len(held)
+        if len(held) > 2 * max(1, share * n):
+            self.doubt = (
+                f"{len(held)} of {n} training images are held out for the threshold, though a share of {share:g} was "
+                "meant: images of one group stay together, and the groups are few or of many sizes"
+            )
 
     def take(self, prediction: Prediction) -> None:
         self._scores.append(prediction.score)
@@ -208,7 +232,7 @@ class _Calibrating:
 
     def result(self, *, images: int) -> Calibration:
         """The thresholds. images: how many training images the model was fitted on in the end."""
-        alpha, n = self._alpha, len(self._scores)
+        alpha, n = self._wanted.alpha, len(self._scores)
         if n and self.kind is not None:
             value = quantile_threshold(self._scores, alpha=alpha)
             image = Threshold(value=value, method="quantile", alpha=alpha, n=n, source=self.kind)
@@ -219,10 +243,7 @@ class _Calibrating:
                 else f"none of {len(self.normal)} calibration images could be scored"
             )
             image = Threshold(value=None, method="quantile", alpha=alpha, reason=reason)
-        p = self._pixels
-        # In the maps' own precision, so that "score >= threshold" is the same comparison wherever it is made.
-        pixel = PixelScale(p.mean, p.std, p.max, float(np.float32(p.threshold)), p.n) if p.n else None
-        return Calibration(image, pixel, tuple(sorted(self._scores)))
+        return Calibration(image, PixelScale.of(self._pixels, self._wanted), tuple(sorted(self._scores)))
 
 
 def _score_normal(

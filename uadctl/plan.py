@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from uadctl.errors import DataError, Problem, SpecError, with_help
+from uadctl.errors import DataError, Problem, SpecError
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
@@ -46,10 +46,10 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None = None) -> Plan:
+def make_plan(spec: RunSpec, *, progress: Progress | None = None) -> Plan:
     """Find the data of a spec and check it against what is to be done.
 
-    testing: whether test images will be scored (bench) or not (fit). progress: shows the demo set being drawn.
+    progress: shows the demo set being drawn.
     Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
     """
     problems: list[Problem] = []
@@ -64,8 +64,6 @@ def make_plan(spec: RunSpec, *, testing: bool = True, progress: Progress | None 
 
     prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
     datasets = _datasets(spec.dataset)
-    if testing and spec.metrics.pixel and spec.dataset.on_error == "fail":
-        _check_masks([s for d in datasets if d.has_masks for s in limited(d.test, spec.dataset.limit_test)])
     cells = tuple(
         Cell(
             dataset,
@@ -100,6 +98,32 @@ def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
     return tuple(samples[i * n // limit] for i in range(limit))
 
 
+def parts_of(samples: Sequence[Sample]) -> list[list[int]]:
+    """The images of each part, as indices: a group is one part, seen several times; an image without group is one."""
+    parts: dict[object, list[int]] = {}
+    for i, sample in enumerate(samples):
+        parts.setdefault(i if sample.group is None else sample.group, []).append(i)
+    return list(parts.values())
+
+
+def hold_out(samples: Sequence[Sample], *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Draw training images that are not to be learned: those that stay, and those held out, both in their order.
+
+    The images of a part stay together. Of n parts, `max(1, round(share * n))` are held out, always the same for the
+    same n and seed; if that is all of them, none stays.
+    """
+    import numpy as np
+
+    parts = parts_of(samples)
+    n = len(parts)
+    drawn = np.random.default_rng([seed, n]).permutation(n)[: max(1, round(share * n))]
+    held = {i for part in drawn.tolist() for i in parts[part]}
+    return (
+        tuple(s for i, s in enumerate(samples) if i not in held),
+        tuple(s for i, s in enumerate(samples) if i in held),
+    )
+
+
 def choose_categories(table: DatasetTable) -> list[str]:
     """The categories on disk that the table asks for, each once: those named, or those a glob fits, or all.
 
@@ -107,7 +131,7 @@ def choose_categories(table: DatasetTable) -> list[str]:
     """
     from uadctl.datasets import list_categories
 
-    found = list_categories(table.name, table.root, files=table.files)
+    found = list_categories(table.name, table.root, table.files, split=table.split, layout=table.layout)
     where = table.root or table.name
     for name in found:
         if not is_name(name):
@@ -128,14 +152,23 @@ def choose_categories(table: DatasetTable) -> list[str]:
     return list(chosen)
 
 
+def load_category(table: DatasetTable, category: str) -> Dataset:
+    """One category of the data set that the table means. Raises DataError."""
+    from uadctl.datasets import load_dataset
+
+    return load_dataset(
+        table.name, table.root, category=category, split=table.split, layout=table.layout, files=table.files
+    )
+
+
 def _datasets(table: DatasetTable) -> list[Dataset]:
-    from uadctl.datasets import LayoutError, load_dataset
+    from uadctl.datasets import LayoutError
 
     loaded: list[Dataset] = []
     problems: list[Problem] = []
     for category in choose_categories(table):
         try:
-            loaded.append(load_dataset(table.name, table.root, category=category, split=table.split, files=table.files))
+            loaded.append(load_category(table, category))
         except LayoutError as error:
             problems += error.problems
         except DataError as error:
@@ -143,16 +176,3 @@ def _datasets(table: DatasetTable) -> list[Dataset]:
     if problems:
         raise LayoutError(problems)
     return loaded
-
-
-def _check_masks(samples: Sequence[Sample]) -> None:
-    from uadctl.datasets import LayoutError
-
-    missing = [sample for sample in samples if sample.expected_mask is not None]
-    if missing:
-        raise LayoutError(
-            with_help(
-                (f"{sample.path}: no mask at {sample.expected_mask}" for sample in missing),
-                'Add the mask, or leave such images out of the pixel metrics with: [dataset] on_error = "skip"',
-            )
-        )

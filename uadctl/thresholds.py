@@ -137,13 +137,13 @@ class PixelCalibration:
         self._need_pixels()
         return self._max
 
-    @property
-    def threshold(self) -> float:
-        """mean + 3 std: a pixel is anomalous iff its score is at or above it.
+    def threshold(self, sigmas: float = 3.0) -> float:
+        """mean + sigmas * std: a pixel is anomalous iff its score is at or above it.
 
-        Source: Heckler-Kram et al., The MVTec AD 2 Dataset, 2025 (the threshold of its baselines).
+        Source: Heckler-Kram et al., The MVTec AD 2 Dataset, 2025 (3 standard deviations: the threshold of its
+        baselines).
         """
-        return self.mean + 3 * self.std
+        return self.mean + sigmas * self.std
 
     def _add_block(self, block: np.ndarray) -> None:
         values = block[~np.isnan(block)].astype(np.float64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -107,9 +109,19 @@ def root(
         raise typer.Exit(2)
 
 
+def _in_columns(rows: Sequence[tuple[str, str]]) -> str:
+    """Names, and beside them what they mean, in lines of a terminal of 80 columns less Typer's own indent."""
+    width = max(len(name) for name, _ in rows) + 4
+    lines = (
+        textwrap.fill(meaning, 78, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
+        for name, meaning in rows
+    )
+    return "\n".join(lines)
+
+
 # \b keeps the lines of a paragraph of help apart.
-_DATASETS = "\b\nData sets (--dataset):\n" + "\n".join(
-    f"  {entry.name:<8} {entry.summary}" for _, entry in sorted(DATASETS.items())
+_DATASETS = "\b\nData sets (--dataset):\n" + _in_columns(
+    [(entry.name, entry.summary) for _, entry in sorted(DATASETS.items())]
 )
 
 app.command("bench", epilog=_DATASETS)(bench.bench)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,25 @@ import typer
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import SpecError
-from uadctl.spec import Overrides
+from uadctl.spec import PROTOCOLS, Overrides
 
 if TYPE_CHECKING:
     from uadctl.bench import BenchResult
     from uadctl.spec import RunSpec
 
-# heading, metric: the columns for people; everything is in metrics.json.
+# heading, metric: the columns for people; everything is in metrics.json. Those of a protocol come first.
+_OF_PROTOCOL = {
+    "mvtec_ad": (),
+    "mvtec_loco": (
+        ("image\nAUROC", "image_auroc"),
+        ("AUROC\nlogical", "image_auroc_logical"),
+        ("AUROC\nstruct.", "image_auroc_structural"),
+        ("sPRO\n@0.05", "spro_05"),
+        ("sPRO\nlogical", "spro_05_logical"),
+        ("sPRO\nstruct.", "spro_05_structural"),
+    ),
+    "mvtec_ad2": (("SegF1", "segf1"), ("ClassF1", "classf1")),
+}
 _COLUMNS = (
     ("image\nAUROC", "image_auroc"),
     ("image\nAP", "image_ap"),
@@ -27,6 +40,9 @@ _COLUMNS = (
     ("pixel\nAP", "pixel_ap"),
     ("pixel\nF1max", "pixel_f1max"),
 )
+# More than these do not fit beside each other on 80 columns: the protocol's own then have a table for themselves.
+_MOST_COLUMNS = 7
+_GROUPS = (("part\nAUROC", "group_auroc"), ("part\nF1max", "group_f1max"))
 
 
 def bench(
@@ -58,6 +74,14 @@ def bench(
     junit: Annotated[
         str | None,
         typer.Option("--junit", metavar="FILE", help="Write units and limits as JUnit XML, for CI systems."),
+    ] = None,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            "--submission",
+            metavar="DIR",
+            help="Write what MVTec AD 2's evaluation server takes: maps of the private test images.",
+        ),
     ] = None,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
@@ -98,10 +122,14 @@ def bench(
         run_dir=run_dir,
     )
     reading = o.read(o.spec_file(spec), overrides)
+    if submission == "":
+        raise SpecError("--submission: expected the name of a folder")
     if dry_run:
+        if submission is not None:
+            raise SpecError("--submission has no effect on --dry-run: nothing is scored")
         print_plan(reading.spec, json_=json_)
         return
-    o.check_outputs(files=[("--output", output), ("--junit", junit)])
+    o.check_outputs(files=[("--output", output), ("--junit", junit)], folders=[("--submission", submission)])
     from uadctl.bench import bench as run_bench
     from uadctl.runs.folder import RunFolder, newest
 
@@ -109,16 +137,21 @@ def bench(
     if resume:
         folder = Path(spec) if spec is not None and Path(spec).is_dir() else None
         unfinished = (
-            newest(reading.spec, finished=False) if folder is None else RunFolder.unfinished(folder, reading.spec)
+            newest(reading.spec, finished=False)
+            if folder is None
+            else RunFolder.unfinished(folder, reading.spec, done_too=submission is not None)
         )
     screen.interrupted = "Go on where it stopped with the same command and --resume"
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
-        result = run_bench(reading.spec, resume=unfinished, progress=progress, notes=reading.notes)
+        result = run_bench(
+            reading.spec, resume=unfinished, submission=submission, progress=progress, notes=reading.notes
+        )
     document = {
         "schema": 1,
         "run": str(result.run.path),
         **_body(result.metrics),
         "gate": None if result.gate is None else result.gate.document(),
+        "submission": None if submission is None else [asdict(part) for part in result.submission],
         "timing": _body(result.timing),
     }
     if output is not None:
@@ -129,16 +162,22 @@ def bench(
         print_lines(json.dumps(document, allow_nan=False))
     else:
         _print_results(result, reading.spec)
+        if submission is not None:
+            images = sum(part.images for part in result.submission)
+            n = len(result.submission)
+            print_lines(f"submission: {submission}: {n} {'object' if n == 1 else 'objects'}, {images} images")
     if junit is not None:
         from uadctl.report.junit import write_junit
 
         write_junit(junit, result.metrics, result.gate, timing=result.timing, name=result.run.path.name)
+    if result.submission_error is not None:
+        screen.error(result.submission_error)
     if result.gate is not None and not result.gate.passed:
         broken = result.gate.error()
-        if not result.failed:
+        if not result.failed and result.submission_error is None:
             raise broken
         screen.error(broken)
-    if result.failed:
+    if result.failed or result.submission_error is not None:
         raise typer.Exit(1)
 
 
@@ -148,34 +187,73 @@ def _body(document: dict[str, Any]) -> dict[str, Any]:
 
 def _print_results(result: BenchResult, spec: RunSpec) -> None:
     """A table of metrics and one of costs, a row a cell; what is undefined is a dash, and its reason follows below."""
-    from uadctl.metrics import aupro_name
-
-    limits = tuple((f"AUPRO\n@{limit:g}", aupro_name(limit)) for limit in spec.metrics.fpr_limits)
-    columns = tuple((h, m) for h, m in _COLUMNS + limits if spec.metrics.pixel or not m.startswith(("pixel", "aupro")))
-    rows: list[list[str]] = []
+    columns, several = _columns(result, spec), len(spec.models) > 1
+    if len(columns) <= _MOST_COLUMNS:
+        _print_metrics(result, columns, several=several, counts=True)
+    else:
+        official = PROTOCOLS[spec.metrics.protocol].metrics
+        _print_metrics(result, [c for c in columns if c[1] in official], several=several, counts=True)
+        _print_metrics(result, [c for c in columns if c[1] not in official], several=several, counts=False)
     reasons: dict[str, list[str]] = {}
-    for name, cell in _cells(result, several=len(spec.models) > 1):
-        if not cell["success"]:
-            rows.append([name, "failed", *[""] * (len(columns) + 1)])
-            continue
-        m = cell["metrics"]
-        rows.append(
-            [name, *(_number(m.get(k)) for _, k in columns), _share(m["fn"], m["tp"]), _share(m["fp"], m["tn"])]
-        )
-        for metric, reason in cell["reasons"].items():
+    for name, cell in _cells(result, several=several):
+        for metric, reason in cell.get("reasons", {}).items():
             reasons.setdefault(f"{name}: {reason}", []).append(metric)
-    if len(result.metrics["results"]) > 1:
-        for label, means in result.metrics["means"].items():
-            name = f"mean · {label}" if len(spec.models) > 1 else "mean"
-            rows.append([name, *(_number(means.get(k)) for _, k in columns), "", ""])
-    print_table(("category", *(h for h, _ in columns), "missed", "false\nalarms"), rows, text_columns=1, wrap=False)
     for reason, names in reasons.items():
         print_lines(f"{reason} ({', '.join(names)})")
-    _print_costs(result, several=len(spec.models) > 1)
+    for name, cell in _cells(result, several=several):
+        missed = [(k, d["missed"], d["images"]) for k, d in cell.get("by_defect", {}).items() if d["missed"]]
+        if missed:
+            print_lines(f"{name} missed: {', '.join(f'{kind} {n} of {of}' for kind, n, of in missed)}")
+    _print_costs(result, several=several)
     if result.gate is not None:
         n = len(result.gate.limits)
         print_lines(f"gate: {n - len(result.gate.broken)} of {n} limits hold")
     print_lines(f"run: {result.run.path}")
+
+
+def _print_metrics(result: BenchResult, columns: Sequence[tuple[str, str]], *, several: bool, counts: bool) -> None:
+    """A table of some metrics, a row a cell and the means below.
+
+    columns: heading and metric. several: whether there are several models. counts: missed and false alarms beside them.
+    """
+    rows: list[list[str]] = []
+    for name, cell in _cells(result, several=several):
+        if not cell["success"]:
+            rows.append([name, "failed", *[""] * (len(columns) - 1)])
+            continue
+        m = cell["metrics"]
+        at_threshold = [_share(m["fn"], m["tp"]), _share(m["fp"], m["tn"])] if counts else []
+        rows.append([name, *(_number(m.get(k)) for _, k in columns), *at_threshold])
+        if cell.get("intervals"):
+            pairs = [cell["intervals"].get(k) for _, k in columns]
+            for end, side in enumerate(("low", "high")):
+                # Where all resamples agree they tell nothing.
+                ends = [pair[end] if pair and pair[0] < pair[1] else None for pair in pairs]
+                rows.append([f"  95 % {side}", *map(_number, ends)])
+    if len(result.metrics["results"]) > 1:
+        for label, means in result.metrics["means"].items():
+            rows.append([f"mean · {label}" if several else "mean", *(_number(means.get(k)) for _, k in columns)])
+    headings = ["category", *(heading for heading, _ in columns), *(["missed", "false\nalarms"] if counts else [])]
+    padded = [[*row, *[""] * (len(headings) - len(row))] for row in rows]
+    print_table(headings, padded, text_columns=1, wrap=False)
+
+
+def _columns(result: BenchResult, spec: RunSpec) -> tuple[tuple[str, str], ...]:
+    """Heading and metric of each column: those of the protocol, then the general ones that were computed."""
+    from uadctl.metrics import aupro_name
+
+    limits = tuple((f"AUPRO\n@{limit:g}", aupro_name(limit)) for limit in spec.metrics.fpr_limits)
+    computed = {
+        name
+        for models in result.metrics["results"].values()
+        for seeds in models.values()
+        for cell in seeds.values()
+        for name in cell.get("metrics", ())
+    }
+    first = {metric: heading for heading, metric in _OF_PROTOCOL[spec.metrics.protocol]}
+    rest = {metric: heading for heading, metric in _COLUMNS + limits if metric not in first}
+    found = first | rest | {metric: heading for heading, metric in _GROUPS if metric in computed}
+    return tuple((heading, metric) for metric, heading in found.items() if not computed or metric in computed)
 
 
 def _cells(result: BenchResult, *, several: bool) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -220,7 +298,7 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
     from uadctl.plan import build_detector, make_plan
     from uadctl.runs.gate import check_categories
 
-    plan = make_plan(spec, testing=testing)
+    plan = make_plan(spec)
     for m in spec.models:
         build_detector(spec, m).prepare(download=False)
     if testing:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # A folder with 100,000 broken files must not fill a log.
 _MESSAGE_BYTES = 64_000
+# Nor one with a name of a megabyte.
+_LINE_BYTES = 16_000
 
 
 class Screen:
@@ -36,11 +38,15 @@ class Screen:
         self._said: set[str] = set()
         self._spent = 0
         self._left_out = 0
+        self._erred = False
         self._bars: Bars | None = None
         self.printed = False  # whether stdout has had a line
 
     def message(self, kind: str, text: str, help: str | None = None) -> None:
-        """One line `kind: text` on stderr, the help indented below; what could move a cursor is escaped."""
+        """One line `kind: text` on stderr, the help indented below; what could move a cursor is escaped.
+
+        Very long lines are cut, and very many kept back; never the first error, which says why the command failed.
+        """
         lines = [f"{kind}: {printable(text)}"]
         lines += [f"  {printable(line)}" for line in (help or "").splitlines()]
         block = "\n".join(lines)
@@ -48,9 +54,11 @@ class Screen:
             return
         self._said.add(block)
         shown = []
-        for line in lines:
+        for i, line in enumerate(map(_cut, lines)):
+            needed = kind == "error" and i == 0 and not self._erred
+            self._erred |= needed
             self._spent += len(line.encode("utf-8", "backslashreplace")) + 1
-            if self._spent > _MESSAGE_BYTES:
+            if self._spent > _MESSAGE_BYTES and not needed:
                 self._left_out += 1
             else:
                 shown.append(line)
@@ -95,6 +103,11 @@ class Screen:
         finally:
             self._bars.stop()
             self._bars = None
+
+
+def _cut(line: str) -> str:
+    encoded = line.encode("utf-8", "backslashreplace")
+    return line if len(encoded) <= _LINE_BYTES else encoded[:_LINE_BYTES].decode("utf-8", "ignore") + "…"
 
 
 class Bars(Silent):

@@ -42,7 +42,7 @@ DatasetOption = Annotated[
     str | None,
     typer.Option("--dataset", help="Kind of data set; see: uadctl datasets list", autocompletion=complete_dataset),
 ]
-Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of the data set.")]
+Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of the data set, or its manifest.")]
 Category = Annotated[
     list[str] | None, typer.Option("--category", help="Category, or a glob. Repeatable. Default: all.")
 ]

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, overload
 
 from uadctl.errors import DataError
-from uadctl.imaging.listing import is_folder, joined, relative_images, subfolders
-from uadctl.records import Sample, Size
+from uadctl.imaging.listing import files_in, is_folder, joined, relative_images, subfolders
+from uadctl.records import DefectConfig, Sample, Size
+from uadctl.spec.values import nearest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+OTHER_LAYOUT = "For another layout, use the data set `folder`, with [dataset.files] where its names differ."
+"""What to do with a folder that no loader knows."""
+
+
 class LayoutError(DataError):
     """A data set's folders are not as they should be. `problems` holds every one found, each a message of its own."""
+
+
+class NoLayout(DataError):
+    """A folder does not hold the layout that was looked for at all; it may hold another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a data set lies, and what was chosen of it.
+
+    root:   its folder, or file, as the user typed it.
+    split:  the data set's own name for its test split; None for its default.
+    layout: where a folder may be read in several ways, which one; None for the one found.
+    files:  which files are which, for the data set `folder`; see there.
+    """
+
+    root: str
+    split: str | None = None
+    layout: str | None = None
+    files: object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +56,10 @@ class Dataset:
     category: of the data set, for instance "bottle".
     root:     the folder given.
     train, validation: normal images.
-    test:     normal and anomalous images.
+    test:     normal and anomalous images, and those of which it is not known.
     resize:   height and width that masks are brought to (nearest neighbour), or None for the size of their images.
+    left_out: images of the training and validation splits that are no normal ones: never learned from.
+    defects:  how much of each kind of defect is enough, where the data set says so; None where it does not.
     """
 
     name: str
@@ -40,6 +69,8 @@ class Dataset:
     validation: tuple[Sample, ...]
     test: tuple[Sample, ...]
     resize: Size | None = None
+    left_out: tuple[Sample, ...] = ()
+    defects: tuple[DefectConfig, ...] | None = None
 
     @property
     def has_masks(self) -> bool:
@@ -65,9 +96,45 @@ class Dataset:
         """The defect images whose mask was looked for and not found. They have no part in pixel metrics."""
         return [sample for sample in self.test if sample.expected_mask is not None]
 
+    def leaks(self) -> list[tuple[Sample, Sample]]:
+        """Images of two splits whose files are equal byte for byte, a pair for each copy, the earlier split first.
+
+        A test image that is learned too, or that sets the threshold, makes every figure too good. Only files of equal
+        length are read. One that cannot be read is no copy; the stage that needs it says what is wrong.
+        """
+        by_length: dict[int, list[Sample]] = {}
+        for sample in (*self.train, *self.validation, *self.test):
+            length = _length(sample.path)
+            if length:
+                by_length.setdefault(length, []).append(sample)
+        found = []
+        for alike in by_length.values():
+            if len({sample.split for sample in alike}) > 1:
+                first: dict[bytes, Sample] = {}
+                for sample in alike:
+                    other = first.setdefault(_digest(sample.path), sample)
+                    if other.split != sample.split:
+                        found.append((other, sample))
+        return sorted(found, key=lambda pair: os.fsencode(pair[1].relative))
+
     def problems(self) -> list[str]:
         """One line for each missing mask, as a person should read it."""
         return [f"{sample.path}: no mask at {sample.expected_mask}" for sample in self.missing_masks()]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkSplit:
+    """What a detector is fitted and measured on: the paths of one category and what is known of them.
+
+    train_paths: normal images. test_paths: images to score, test_labels: (n,) int64, 0 normal, 1 anomalous, -1
+    unknown; test_masks: their masks, read on indexing, or None where the data set has none. dataset: all of it.
+    """
+
+    train_paths: list[str]
+    test_paths: list[str]
+    test_labels: NDArray[np.int64]
+    test_masks: Masks | None
+    dataset: Dataset
 
 
 class Masks(Sequence["NDArray[np.uint8] | None"]):
@@ -116,9 +183,43 @@ def load_mask(sample: Sample, *, resize: Size | tuple[int, int] | None = None) -
     return np.asarray(cv2.resize(mask, (resize[1], resize[0]), interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
 
 
+def _length(path: str) -> int | None:
+    try:
+        facts = os.stat(path)  # noqa: PTH116 - as listed
+    except OSError:
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def _digest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123 - as listed
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError:
+        return os.fsencode(path)
+
+
 def stem(name: str) -> str:
     """The last part of a path without its suffix."""
     return PurePath(name).stem
+
+
+def without_suffix(name: str) -> str:
+    """A path without the suffix of its last part."""
+    return name[: len(name) - len(PurePath(name).suffix)]
+
+
+def relative_name(root: str, path: str) -> str:
+    """The name of an image in results: below the root; for one from elsewhere, its absolute path without "/"."""
+    whole, top = PurePath(os.path.abspath(path)), PurePath(os.path.abspath(root))  # noqa: PTH100 - links keep their name
+    if whole.is_relative_to(top):
+        return whole.relative_to(top).as_posix()
+    return PurePath(*whole.parts[1:]).as_posix()
+
+
+def own_name(folder: str) -> str:
+    """The name of a folder, however it was typed: of the working directory if that is "."; "root" for the topmost."""
+    return os.path.basename(os.path.abspath(folder)) or "root"  # noqa: PTH100, PTH119 - links keep their name
 
 
 def check_root(root: str) -> None:
@@ -126,20 +227,25 @@ def check_root(root: str) -> None:
     subfolders(root)
 
 
-def check_split(name: str, split: str | None, choices: Sequence[str]) -> None:
-    """Raise DataError unless `split` is None or one of a data set's splits."""
-    if split is not None and split not in choices:
-        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(choices)}")
+def holds(root: str) -> str:
+    """What a folder holds, in a few words, for a message."""
+    names = [*(f"{name}/" for name in subfolders(root)), *files_in(root)]
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def check_category(root: str, category: str, found: Sequence[str]) -> None:
     """Raise DataError, naming what there is, unless `category` was found below `root`."""
-    if category in found:
-        return
-    near = get_close_matches(category.casefold(), [name.casefold() for name in found], n=1)
-    nearest = next((name for name in found if near and name.casefold() == near[0]), None)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    raise DataError(f"{root} has no category {category!r}{hint}", help=f"It has: {', '.join(found)}")
+    if category not in found:
+        raise DataError(f"{root} has no category {category!r}{choices(category, found)}")
+
+
+def choices(word: str, found: Sequence[str]) -> str:
+    """What there is in place of `word`, and which of it was probably meant, as the end of a message."""
+    close = nearest(word, found)
+    return (f"; did you mean {close}? It has: " if close else "; it has: ") + ", ".join(found)
 
 
 class MaskFolder:
@@ -151,9 +257,11 @@ class MaskFolder:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._by_name: dict[str, list[str]] = {}
+        self._by_folder: dict[str, list[str]] = {}
         if is_folder(folder):
             for name in relative_images(folder):
-                self._by_name.setdefault(name[: len(name) - len(PurePath(name).suffix)], []).append(name)
+                self._by_name.setdefault(without_suffix(name), []).append(name)
+                self._by_folder.setdefault(name.rpartition("/")[0], []).append(name)
 
     def find(self, names: Iterable[str]) -> str | None:
         """The file of the first of these names (below the folder, without suffix) that there is.
@@ -168,3 +276,10 @@ class MaskFolder:
             if files:
                 return joined(self.folder, files[0])
         return None
+
+    def inside(self, folders: Iterable[str]) -> list[str]:
+        """All files, sorted by bytes, that lie directly in the first of these folders (below this one) that has any."""
+        for folder in folders:
+            if folder in self._by_folder:
+                return [joined(self.folder, file) for file in self._by_folder[folder]]
+        return []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from uadctl.datasets.base import Dataset
+    from uadctl.datasets.base import Dataset, Where
 
 VERSION = 1
 """Of the pictures: raised whenever the same seed would give others."""
@@ -84,46 +84,42 @@ def demo_root(*, seed: int = 0) -> Path:
     return cache / "demo" / f"v{VERSION}-seed{seed}"
 
 
-def list_categories(root: str | None, *, files: object | None = None) -> list[str]:
-    """The categories below `root`, sorted; without `root` those that `load` offers, and nothing is written yet.
+def recognises(root: str) -> bool:
+    """Whether `write_demo` wrote this folder."""
+    return _read_marker(Path(root)) is not None
 
-    `files` must be None: the layout is fixed. Raises DataError if it is not, or if `root` holds no category.
+
+def list_categories(where: Where | None) -> list[str]:
+    """The categories below the root, sorted; without a root those that `load` offers, and nothing is written yet.
+
+    Raises DataError where the root holds no category.
     """
-    _refuse_files(files)
-    if root is None:
+    if where is None:
         return list(CATEGORIES)
     from uadctl.datasets import mvtec
 
-    return mvtec.list_categories(root)
+    return mvtec.list_categories(where)
 
 
-def load(root: str | None, category: str, *, split: str | None = None, files: object | None = None) -> Dataset:
+def load(where: Where | None, category: str) -> Dataset:
     """List one category. Nothing is decoded.
 
-    root: a folder that `write_demo` wrote; None stands for the cache folder, written at the first use.
-    split: None or "test", the only one that the layout has. `files` must be None.
+    where: a folder that `write_demo` wrote; None stands for the cache folder, written at the first use.
 
     Raises DataError where a choice does not exist (before anything is written) or the folder is not as it should be.
     """
     from uadctl.datasets import base, mvtec
 
-    base.check_split("demo", split, ("test",))
-    _refuse_files(files)
-    if root is None:
+    if where is None:
         base.check_category("demo", category, CATEGORIES)
-        root = str(write_demo(demo_root()))
-    return replace(mvtec.load(root, category), name="demo")
+        where = base.Where(str(write_demo(demo_root())))
+    return replace(mvtec.load(where, category), name="demo")
 
 
 def prepare(root: str | None, *, progress: Progress) -> None:
     """Write the cache folder if it is needed and not there yet, showing a bar."""
     if root is None:
         write_demo(demo_root(), progress=progress)
-
-
-def _refuse_files(files: object | None) -> None:
-    if files is not None:
-        raise DataError("demo has a fixed layout and takes no files", help="Globs need the data set `folder`.")
 
 
 # The folder ------------------------------------------------------------------------------------------------------

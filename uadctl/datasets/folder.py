@@ -32,58 +32,80 @@ from uadctl.datasets.base import (
     Dataset,
     LayoutError,
     MaskFolder,
+    NoLayout,
+    Where,
     check_category,
     check_root,
-    check_split,
+    holds,
+    own_name,
+    relative_name,
     stem,
+    without_suffix,
 )
-from uadctl.errors import DataError, Problem
+from uadctl.datasets.sorted_folders import all_categories, find_category
+from uadctl.errors import DataError, Problem, with_help
 from uadctl.imaging.listing import is_folder, is_image_name, joined, relative_images, subfolders
 from uadctl.records import Sample, Split
 
 IMAGE_ROLES = ("train", "validation", "normal", "anomaly")
 """The keys of `files` that hold globs of images; `mask` is the other key."""
 
+_ONE_ROLE = "An image may have one role only."
+_LIST_OF_GLOBS = (
+    ' A glob cannot leave images out: give anomaly a list without the good ones, as in anomaly = ["test/dent/*", '
+    '"test/scratch/*"].'
+)
 _PLACEHOLDERS = ("stem", "name", "parent")
+_PARTS = ("train", "validation", "test", "ground_truth")
 _NORMAL = ("normal", "good")
 _ANOMALY = ("anomaly",)
 
 
-def list_categories(root: str, *, files: object | None = None) -> list[str]:
-    """The category of a folder is its name; where its sub-folders each have the layout, they are the categories.
+def recognises(root: str) -> bool:
+    """Never: nearly every data set has a folder called train, and this one is for those that are no other."""
+    return False
 
-    With `files` there is one category. Raises DataError where `root` is missing or has no such layout.
+
+def list_categories(where: Where) -> list[str]:
+    """The category of a folder is its name; where a sub-folder has the layout, those with a part of it are categories.
+
+    With `files` there is one category. Raises DataError where the root is missing, NoLayout where it has no such
+    layout.
     """
+    return list(_homes(where))
+
+
+def _homes(where: Where) -> dict[str, str]:
+    root = where.root
     check_root(root)
-    if files is not None or _has_layout(root):
-        return [_own_name(root)]
-    found = [name for name in subfolders(root) if _has_layout(joined(root, name))]
+    found = {own_name(root): root} if where.files is not None else all_categories(root, _has_layout, _has_part)
     if not found:
-        raise DataError(
-            f"{root} has no folder layout: expected {joined(root, 'train/normal')}, or the same in its sub-folders",
+        raise NoLayout(
+            f"{root} has no folder layout: expected {joined(root, 'train/normal')}, or the same in its sub-folders, "
+            f"found {holds(root)}",
             help="Or say where the images are: [dataset.files] train, normal, anomaly, mask.",
         )
     return found
 
 
-def load(root: str, category: str, *, split: str | None = None, files: object | None = None) -> Dataset:
+def load(where: Where, category: str) -> Dataset:
     """List one category. Nothing is decoded.
 
-    split: None or "test". files: a mapping, or an object with these attributes, of train, validation, normal, anomaly
-    (a glob or a list of globs each) and mask (a pattern); absent and None mean the same. Without normal and anomaly the
-    test part is empty, for a model that is only to be fitted.
+    `where.files` is a mapping, or an object with these attributes, of train, validation, normal, anomaly (a glob or a
+    list of globs each) and mask (a pattern); absent and None mean the same. Without normal and anomaly the test part is
+    empty, for a model that is only to be fitted.
 
     Raises LayoutError (a DataError) that holds every problem found: nothing to train on, globs that match nothing,
     images in two roles, unknown folders and keys, a mask pattern that never matches.
     """
-    check_split("folder", split, ("test",))
-    check_category(root, category, list_categories(root, files=files))
+    root, files = where.root, where.files
     found = _Found(root=root, category=category)
     if files is None:
-        _by_layout(found, root if _has_layout(root) else joined(root, category))
+        _by_layout(found, find_category(root, category, _has_layout, lambda _: _homes(where)))
     else:
+        check_category(root, category, list_categories(where))
         _by_globs(found, files)
-    _check_overlap(found)
+    _check_overlap(found, by_globs=files is not None)
     if found.problems:
         raise LayoutError(found.problems)
     samples = sorted(found.samples, key=lambda sample: os.fsencode(sample.relative))
@@ -132,12 +154,12 @@ class _Found:
         )
 
 
-def _own_name(root: str) -> str:
-    return os.path.basename(os.path.abspath(root)) or "folder"  # noqa: PTH100, PTH119 - links keep their name
-
-
 def _has_layout(folder: str) -> bool:
-    return any(name.casefold() == "train" for name in subfolders(folder))
+    return is_folder(folder) and any(name.casefold() == "train" for name in subfolders(folder))
+
+
+def _has_part(folder: str) -> bool:
+    return any(name.casefold() in _PARTS for name in subfolders(folder))
 
 
 # --- the default layout
@@ -156,7 +178,11 @@ def _child(found: _Found, folder: str, names: tuple[str, ...]) -> str | None:
 
 def _by_layout(found: _Found, home: str) -> None:
     train = _child(found, home, ("train",))
-    if train is not None:
+    if train is None:
+        found.problem(
+            f"{joined(home, 'train')}: no such folder", "It must hold normal/, the good images to learn from."
+        )
+    else:
         _normal_images(found, home, train, "train")
     validation = _child(found, home, ("validation",))
     if validation is not None:
@@ -224,7 +250,7 @@ def _add_anomalies(found: _Found, home: str, folder: str) -> None:
         masks = MaskFolder(expected_home)
         owners: dict[str, str] = {}
         for name in relative_images(folder):
-            base = name[: len(name) - len(PurePath(name).suffix)]
+            base = without_suffix(name)
             mask = masks.find((f"{base}_mask", base))
             path = joined(folder, name)
             if mask is not None and mask in owners:
@@ -267,7 +293,7 @@ def _by_globs(found: _Found, files: object) -> None:
     for role in ("train", "validation", "normal"):
         split: Split = "test" if role == "normal" else "train" if role == "train" else "validation"
         for path in _expand_all(found, role, roles[role], listings):
-            found.add(path, _relative(found.root, path), split)
+            found.add(path, relative_name(found.root, path), split)
     sought = 0
     looked_for: str | None = None
     for path in _expand_all(found, "anomaly", roles["anomaly"], listings):
@@ -281,7 +307,7 @@ def _by_globs(found: _Found, files: object) -> None:
                 expected = joined(found.root, mask.format(stem=stem(path), name=PurePath(path).name, parent=parent))
                 looked_for = looked_for or expected
             sought += 1
-        found.add(path, _relative(found.root, path), "test", parent or "anomaly", tuple(masks), expected)
+        found.add(path, relative_name(found.root, path), "test", parent or "anomaly", tuple(masks), expected)
     if sought and not any(sample.masks for sample in found.samples):
         found.problem(
             f"[dataset.files] mask = {mask!r} finds no mask for any of {sought} anomaly images; "
@@ -391,18 +417,10 @@ def _matches(pattern: list[str], names: list[str]) -> bool:
     return bool(names) and fnmatchcase(names[0], pattern[0]) and _matches(pattern[1:], names[1:])
 
 
-def _relative(root: str, path: str) -> str:
-    """The name of an image in results: below the root; for one from elsewhere, its absolute path without "/"."""
-    whole, top = PurePath(os.path.abspath(path)), PurePath(os.path.abspath(root))  # noqa: PTH100 - links keep their name
-    if whole.is_relative_to(top):
-        return whole.relative_to(top).as_posix()
-    return PurePath(*whole.parts[1:]).as_posix()
-
-
 # --- what holds for both
 
 
-def _check_overlap(found: _Found) -> None:
+def _check_overlap(found: _Found, *, by_globs: bool) -> None:
     """One image in two roles makes every figure worthless; links to the same file count."""
     owners: dict[tuple[int, int], Sample] = {}
     shared: list[tuple[Sample, Sample]] = []
@@ -414,14 +432,17 @@ def _check_overlap(found: _Found) -> None:
         other = owners.setdefault((facts.st_dev, facts.st_ino), sample)
         if other is not sample and (other.split, other.label) != (sample.split, sample.label):
             shared.append((other, sample))
-    for one, other in shared[:10]:
-        found.problem(
-            f"{other.path} is {_role_of(other)} and {_role_of(one)}"
-            + ("" if one.path == other.path else f" (as {one.path})"),
-            "An image may have one role only.",
-        )
+    if not shared:
+        return
+    messages = [
+        f"{other.path} is {_role_of(other)} and {_role_of(one)}"
+        + ("" if one.path == other.path else f" (as {one.path})")
+        for one, other in shared[:10]
+    ]
     if len(shared) > 10:
-        found.problem(f"{found.root}: {len(shared) - 10} more images have two roles")
+        messages.append(f"{found.root}: {len(shared) - 10} more images have two roles")
+    both_tested = any({one.split, other.split} == {"test"} for one, other in shared)
+    found.problems += with_help(messages, _ONE_ROLE + (_LIST_OF_GLOBS if by_globs and both_tested else ""))
 
 
 def _role_of(sample: Sample) -> str:

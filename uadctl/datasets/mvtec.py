@@ -6,142 +6,83 @@
     ROOT/<category>/ground_truth/<defect>/<stem>_mask.png
 
 ROOT may also be one category's folder. Any category name, image suffix and depth below the last folder is accepted,
-and masks named like their image, without "_mask".
+and masks named like their image, without "_mask". Images of train/ and validation/ in other folders than good/ are
+defects, named after their folder: they are listed as left out, and never learned from. No kind of defect is called
+good, normal or ok, in any case: such a folder beside good/ is an error.
+
+MVTec LOCO AD and MVTec AD 2 are variations on it; what all such layouts share is in `sorted_folders`.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
-
-from uadctl.datasets.base import (
-    Dataset,
-    MaskFolder,
-    check_category,
-    check_root,
-    check_split,
-    stem,
+from uadctl.datasets.base import OTHER_LAYOUT, Dataset, NoLayout, Where, holds
+from uadctl.datasets.sorted_folders import (
+    Truth,
+    all_categories,
+    category_folders,
+    find_category,
+    given_images,
+    is_category,
+    scored_images,
 )
-from uadctl.errors import DataError
-from uadctl.imaging.listing import is_folder, joined, relative_images, subfolders
-from uadctl.records import Sample
-
-if TYPE_CHECKING:
-    from uadctl.records import Split
-
-_GOOD = "good"
+from uadctl.imaging.listing import is_folder, joined
 
 
-def list_categories(root: str, *, files: object | None = None) -> list[str]:
-    """The categories below `root`, sorted by bytes; if `root` is itself a category's folder, its name alone.
+def recognises(root: str) -> bool:
+    """Whether a folder looks like this layout, and not like a variation whose masks lie elsewhere."""
+    return bool(category_folders(root, _is_whole)) and not category_folders(root, _is_variation)
 
-    Raises DataError where `root` is missing or holds none. `files` must be None: the layout is fixed.
+
+def list_categories(where: Where) -> list[str]:
+    """The categories below the root, sorted by bytes; if it is itself a category's folder, its name alone.
+
+    Beside a whole one, a folder with train/, test/ or ground_truth/ is one too, and `load` says what it lacks. Raises
+    DataError where it is missing, and NoLayout where it holds none.
     """
-    _refuse_files(files)
-    check_root(root)
-    if _is_category(root):
-        return [_own_name(root)]
-    found = [name for name in subfolders(root) if _is_category(joined(root, name))]
-    if not found:
-        raise DataError(
-            f"{root} holds no MVTec category: expected {joined(root, '<category>/train/good')}",
-            help="For another layout, use the data set `folder`, with [dataset.files] where its names differ.",
-        )
-    return found
+    return list(_homes(where.root))
 
 
-def load(root: str, category: str, *, split: str | None = None, files: object | None = None) -> Dataset:
+def load(where: Where, category: str) -> Dataset:
     """List one category. Nothing is decoded.
-
-    split: None or "test", the only one that MVTec's layout has. `files` must be None.
 
     A test image of <defect> without mask keeps no mask and says where it was looked for. Raises DataError where the
     category is missing, has no training or no test image, or an image lies where it would be passed over.
     """
-    check_split("mvtec", split, ("test",))
-    check_category(root, category, list_categories(root, files=files))
-    home = root if _is_category(root) else joined(root, category)
-
-    train = _good(home, "train", category)
-    if not train:
-        raise DataError(f"{joined(home, 'train/good')} holds no image", help="It must hold the good training images.")
-    validation = _good(home, "validation", category) if is_folder(joined(home, "validation/good")) else ()
+    home = find_category(where.root, category, _is_own, _homes)
+    given = given_images(home, category)
     return Dataset(
-        name="mvtec", category=category, root=root, train=train, validation=validation, test=_test(home, category)
+        name="mvtec",
+        category=category,
+        root=where.root,
+        train=given.train,
+        validation=given.validation,
+        test=scored_images(home, category, truth=Truth(home)),
+        left_out=given.left_out,
     )
 
 
-def _refuse_files(files: object) -> None:
-    if files is not None:
-        raise DataError("mvtec has a fixed layout and takes no files", help="Globs need the data set `folder`.")
+def _is_whole(folder: str) -> bool:
+    return is_category(folder) and is_folder(joined(folder, "test"))
 
 
-def _is_category(folder: str) -> bool:
-    return is_folder(joined(folder, "train/good"))
+def _is_own(folder: str) -> bool:
+    return is_category(folder) and not _is_variation(folder)
 
 
-def _own_name(root: str) -> str:
-    return os.path.basename(os.path.abspath(root)) or "mvtec"  # noqa: PTH100, PTH119 - links keep their name
+def _is_variation(folder: str) -> bool:
+    from uadctl.datasets import mvtec_ad2, mvtec_loco
+
+    return mvtec_loco.is_own(folder) or mvtec_ad2.is_own(folder)
 
 
-def _good(home: str, split: Split, category: str) -> tuple[Sample, ...]:
-    folder = joined(home, f"{split}/{_GOOD}")
-    return tuple(
-        Sample(
-            path=joined(folder, name),
-            relative=f"{split}/{_GOOD}/{name}",
-            split=split,
-            label=0,
-            defect=_GOOD,
-            category=category,
+def _homes(root: str) -> dict[str, str]:
+    found = all_categories(root, is_category)
+    if any(map(_is_variation, found.values())):
+        # Their masks lie elsewhere: read as MVTec AD, defects would be without ground truth.
+        raise NoLayout(f"{root} is not laid out as MVTec AD is: it holds {holds(root)}")
+    if not found:
+        raise NoLayout(
+            f"{root} holds no MVTec category: expected {joined(root, '<category>/train/good')}, found {holds(root)}",
+            help=OTHER_LAYOUT,
         )
-        for name in relative_images(folder)
-    )
-
-
-def _test(home: str, category: str) -> tuple[Sample, ...]:
-    folder = joined(home, "test")
-    if not is_folder(folder):
-        raise DataError(f"{folder}: no such folder", help="It must hold good/ and a folder for each kind of defect.")
-    samples: list[Sample] = []
-    masks: dict[str, MaskFolder] = {}
-    owners: dict[str, str] = {}
-    for name in relative_images(folder):
-        defect, slash, below = name.partition("/")
-        if not slash:
-            raise DataError(
-                f"{joined(folder, name)} lies in no defect folder",
-                help=f"Move it to {joined(folder, _GOOD)} or to a folder named after its defect.",
-            )
-        found: str | None = None
-        expected: str | None = None
-        if defect != _GOOD:
-            truth = joined(home, f"ground_truth/{defect}")
-            base = below[: len(below) - len(below.rpartition("/")[2])] + stem(below)
-            if defect not in masks:
-                masks[defect] = MaskFolder(truth)
-            found = masks[defect].find((f"{base}_mask", base))
-            if found is None:
-                expected = joined(truth, f"{base}_mask.png")
-            elif found in owners:
-                raise DataError(
-                    f"{owners[found]} and {joined(folder, name)} share one mask, {found}",
-                    help="Give the images names that differ by more than their suffix.",
-                )
-            else:
-                owners[found] = joined(folder, name)
-        samples.append(
-            Sample(
-                path=joined(folder, name),
-                relative=f"test/{name}",
-                split="test",
-                label=0 if defect == _GOOD else 1,
-                defect=defect,
-                category=category,
-                masks=() if found is None else (found,),
-                expected_mask=expected,
-            )
-        )
-    if not samples:
-        raise DataError(f"{folder} holds no image", help="It must hold good/ and a folder for each kind of defect.")
-    return tuple(samples)
+    return found

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -32,8 +32,11 @@ __all__ = [
     "list_images",
     "read_image",
     "read_mask",
+    "read_mask_values",
     "image_size",
     "read_map",
+    "read_stored_map",
+    "read_stored_png",
     "write_map",
     "write_png",
 ]
@@ -43,6 +46,9 @@ MAX_PIXELS = 1 << 28
 
 MAX_FILE_BYTES = (1 << 31) - 1
 """OpenCV addresses the bytes of a file with 32 bits."""
+
+LARGEST_FLOAT16 = 65504.0
+"""The largest finite number of 16 bits (IEEE 754-2019, binary16)."""
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -87,16 +93,8 @@ def read_mask(paths: Sequence[PathLike], *, size: Size | tuple[int, int] | None 
     whose = "its image"
     union: NDArray[Any] | None = None
     for path in paths:
-        with _named(path):
-            pixels = _decode(_read_bytes(path), mask=True)
-            if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
-                raise BrokenImage("the mask has pixels that are NaN or infinite")
-        if expected is not None and pixels.shape[:2] != expected:
-            found = Size(*pixels.shape[:2])
-            raise DataError(
-                f"{_name(path)} is {found}, {whose} is {expected} (height x width)",
-                help="A mask must have the size of its image, as displayed.",
-            )
+        pixels = _mask_pixels(path)
+        _check_mask_size(path, pixels, expected, whose)
         if expected is None:
             expected, whose = Size(*pixels.shape[:2]), f"{_name(path)}, a mask of the same image,"
         defect: NDArray[Any] = np.asarray(pixels > 0)
@@ -104,6 +102,41 @@ def read_mask(paths: Sequence[PathLike], *, size: Size | tuple[int, int] | None 
             defect = np.asarray(defect.any(axis=2))
         union = defect if union is None else union | defect
     return np.asarray(union, dtype=np.uint8)
+
+
+def read_mask_values(path: PathLike, *, size: Size | tuple[int, int] | None = None) -> NDArray[Any]:
+    """Read a mask whose values have a meaning, such as the number of a kind of defect.
+
+    size: the height and width that it must have, as displayed; None accepts any.
+
+    Returns an (H, W) array of the values as stored, upright, in the type they are stored in; of a palette or an RGB
+    image the grey value. Raises DataError as `read_mask` does, and where a pixel is coloured.
+    """
+    pixels = _mask_pixels(path)
+    _check_mask_size(path, pixels, None if size is None else Size(*size), "its image")
+    if pixels.ndim == 3:
+        grey = pixels[..., 0]
+        if not bool((pixels == grey[..., np.newaxis]).all()):
+            raise DataError(f"{_name(path)} has coloured pixels, expected grey ones: their value has a meaning")
+        pixels = grey
+    return pixels
+
+
+def _mask_pixels(path: PathLike) -> NDArray[Any]:
+    with _named(path):
+        pixels = _decode(_read_bytes(path), mask=True)
+        if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
+            raise BrokenImage("the mask has pixels that are NaN or infinite")
+        return pixels
+
+
+def _check_mask_size(path: PathLike, pixels: NDArray[Any], expected: Size | None, whose: str) -> None:
+    found = Size(*pixels.shape[:2])
+    if expected is not None and found != expected:
+        raise DataError(
+            f"{_name(path)} is {found}, {whose} is {expected} (height x width)",
+            help="A mask must have the size of its image, as displayed.",
+        )
 
 
 def image_size(path: PathLike) -> Size:
@@ -121,8 +154,14 @@ def image_size(path: PathLike) -> Size:
         return read_header(data).size
 
 
-def write_map(path: PathLike, anomaly_map: NDArray[np.floating[Any]]) -> None:
-    """Write an anomaly map as a float32 TIFF, atomically; NaN pixels are kept. Missing folders are made.
+def write_map(
+    path: PathLike,
+    anomaly_map: NDArray[np.floating[Any]],
+    *,
+    precision: Literal["float32", "float16"] = "float32",
+    note: str | None = None,
+) -> None:
+    """Write an anomaly map as a float TIFF, atomically; NaN pixels are kept. Missing folders are made.
 
     Uncompressed on purpose. A smooth 900x900 map, upsampled from 32x32 (CPU time of one thread, tifffile 2026.3.3 and
     OpenCV 5.0): uncompressed 1 ms and 3.24 MB; zlib level 1 25 ms and 2.8 MB; zlib 1 with the float predictor 20 ms and
@@ -130,20 +169,27 @@ def write_map(path: PathLike, anomaly_map: NDArray[np.floating[Any]]) -> None:
     times the time, and the float predictor cannot be read by tifffile alone (it needs imagecodecs). The file holds no
     date: the same map gives the same bytes. tifffile, OpenCV and ImageJ read it.
 
-    anomaly_map: (H, W) floats. Raises ValueError for another shape, OSError where the file cannot be written.
+    anomaly_map: (H, W) floats. precision: of the file; float16 rounds to 11 significant bits, fewer below 6.1e-5.
+    note: ASCII text kept in the file, as its ImageDescription.
+
+    Raises ValueError for another shape and for scores beyond float16, OSError where the file cannot be written.
     """
     import tifffile
 
     values = np.asarray(anomaly_map)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind != "f":
         raise ValueError(f"a map must be a non-empty (H, W) float array, found {values.shape} {values.dtype}")
+    # Comparisons with NaN are false: what was not looked at has no size.
+    if precision == "float16" and bool((np.abs(values) > LARGEST_FLOAT16).any()):
+        raise ValueError(f"a map of float16 holds scores from {-LARGEST_FLOAT16} to {LARGEST_FLOAT16}; found beyond")
     target = io.BytesIO()
     tifffile.imwrite(
         target,
-        np.ascontiguousarray(values, dtype=np.float32),
+        np.ascontiguousarray(values, dtype=np.dtype(precision)),
         photometric="minisblack",
         metadata=None,
         software="uadctl",
+        description=note,
     )
     write_bytes(Path(path), target.getbuffer())
 
@@ -161,6 +207,45 @@ def read_map(path: PathLike) -> NDArray[np.float32]:
         if pixels.ndim != 2 or pixels.dtype.kind != "f":
             raise BrokenImage(f"not an anomaly map: {pixels.shape} {pixels.dtype}, expected (H, W) float32")
         return pixels.astype(np.float32, copy=False)
+
+
+def read_stored_map(path: PathLike) -> tuple[NDArray[Any], int]:
+    """What a TIFF holds, as it is stored: its first page in whatever shape and type, and how many pages it has.
+
+    For maps that other programs shall read: nothing is converted, turned upright or left out. Raises DataError naming
+    a file that is no TIFF, or damaged.
+    """
+    with _named(path):
+        data = _read_bytes(path)
+        if kind_of(data) != "TIFF":
+            raise BrokenImage("not a TIFF file, so no anomaly map")
+        from uadctl.imaging.tiff import stored_page
+
+        return stored_page(data, check=_check_pixels)
+
+
+def read_stored_png(path: PathLike) -> NDArray[np.uint8]:
+    """The (H, W) values of a PNG of one channel of 8 bits, as they are stored.
+
+    Raises DataError naming a file that is damaged, no PNG, or a PNG of another kind.
+    """
+    with _named(path):
+        data = _read_bytes(path)
+        if kind_of(data) != "PNG":
+            raise BrokenImage("not a PNG file")
+        header = read_header(data)
+        _check_pixels(header.stored)
+        # The bytes after the size in the header, ISO/IEC 15948:2004, §11.2.2; OpenCV would hide the difference.
+        bits, colours = data[24], data[25]
+        if (bits, colours) != (8, 0):
+            kind = {0: "one channel", 2: "RGB", 3: "a palette", 4: "one channel and alpha", 6: "RGB and alpha"}
+            raise BrokenImage(
+                f"a PNG with {kind.get(colours, 'unknown colours')} and {bits} bits; expected one channel and 8 bits"
+            )
+        pixels = _opencv_as_stored(header.payload)
+        if pixels is None or pixels.shape != header.stored:
+            raise BrokenImage("damaged, or a kind of PNG that OpenCV cannot decode")
+        return np.asarray(pixels, dtype=np.uint8)
 
 
 def write_png(path: PathLike, pixels: NDArray[np.uint8]) -> None:

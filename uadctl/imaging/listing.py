@@ -52,6 +52,12 @@ def subfolders(folder: str) -> list[str]:
     return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
+def files_in(folder: str) -> list[str]:
+    """The names of the files in a folder, sorted by bytes; no hidden ones. Raises DataError like list_images."""
+    _folder_facts(folder)
+    return [entry.name for entry in _entries(folder) if not _is_folder(entry)]
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file name ends like an image's and is not hidden."""
     return not name.startswith(".") and PurePath(name).suffix.lower() in IMAGE_SUFFIXES

@@ -59,6 +59,16 @@ def read_tiff(
         return _by_opencv(page, size, data, opencv), 1
 
 
+def stored_page(data: bytes, *, check: Callable[[Size], None]) -> tuple[NDArray[Any], int]:
+    """The first page of a TIFF exactly as it is stored, and the number of pages.
+
+    check: called with the stored size before memory is spent; raises to refuse it. Raises BrokenImage.
+    """
+    with _first_page(data) as page:
+        check(Size(page.imagelength, page.imagewidth))
+        return np.asarray(page.asarray()), len(page.parent.pages)
+
+
 @contextmanager
 def _first_page(data: bytes) -> Iterator[Any]:
     import tifffile

@@ -26,6 +26,7 @@ from uadctl.report import charts
 from uadctl.report.reading import Limit, Measured, Row, Run, Unit, read_run
 from uadctl.report.thumbnails import PAGE_BYTES, thumbnail
 from uadctl.runs.folder import RunFolder
+from uadctl.spec import PROTOCOLS, ProtocolEntry
 
 MAX_OVERLAYS = 60
 
@@ -39,17 +40,29 @@ _HEADINGS = {
     "pixel_auroc": "pixel AUROC",
     "pixel_ap": "pixel AP",
     "pixel_f1max": "pixel F1-max",
+    "image_auroc_logical": "image AUROC, logical",
+    "image_auroc_structural": "image AUROC, structural",
+    "image_auroc_pooled": "image AUROC, all at once",
+    "segf1": "SegF1",
+    "classf1": "ClassF1",
+    "group_auroc": "part AUROC",
+    "group_ap": "part AP",
+    "group_f1max": "part F1-max",
+    "group_miss_rate": "parts missed",
+    "group_false_alarm_rate": "parts, false alarms",
     "miss_rate": "missed",
     "false_alarm_rate": "false alarms",
 }
 # Each rate's count of images, beside the rate itself.
 _PARTS = {"miss_rate": "fn", "false_alarm_rate": "fp", "precision": "tp"}
+# What the rows of a unit tell of a kind of defect.
+_TOLD = ("images", "missed", "miss_rate")
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
     text: str
-    note: str = ""  # smaller, below: the images that a rate rests on
+    notes: tuple[str, ...] = ()  # smaller, below: the images that a rate rests on, the interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,7 @@ class _Defect:
     found: str
     missed: str
     lowest: str
+    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +129,8 @@ class _Section:
     facts: tuple[_Fact, ...]
     charts: tuple[_Chart, ...]
     defects: tuple[_Defect, ...]
+    defect_headings: tuple[str, ...]
+    defect_reasons: tuple[str, ...]
     pictures: tuple[_Pictures, ...]
     left_out: int
     broken: tuple[Row, ...]
@@ -189,13 +205,18 @@ def _render(run: Run, sections: Sequence[_Section]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    columns = _columns(unit.measured for unit in run.units)
+    protocol = PROTOCOLS[run.spec.metrics.protocol]
+    columns = _columns((unit.measured for unit in run.units), protocol)
     return environment.get_template("report.html").render(
         facts=run.facts,
         version=__version__,
         notices=_notices(run),
         measured=any(unit.measured is not None and unit.measured.success for unit in run.units),
         headings=[_heading(name) for name in columns],
+        at_pixels=" and ".join(_heading(name) for name in ("segf1", "classf1") if name in columns),
+        of_parts=any(name.startswith("group_") for name in columns),
+        intervals=any(unit.measured is not None and any(unit.measured.intervals.values()) for unit in run.units),
+        protocol=protocol.summary,
         rows=[_table_row(unit, section, columns) for unit, section in zip(run.units, sections, strict=True)],
         means=[
             _TableRow(
@@ -301,6 +322,7 @@ def _section(
             since = _since(unit, image)
     if unit.measured is not None and unit.measured.success:
         counts = _at_threshold(unit.measured)
+    figures = _defect_figures(unit)
     return _Section(
         title=title,
         anchor=anchor,
@@ -312,7 +334,9 @@ def _section(
         counts=tuple(counts),
         facts=tuple(_unit_facts(unit, run)),
         charts=tuple(_charts(unit, limit, anchor, title)),
-        defects=tuple(_defects(unit.rows)),
+        defects=tuple(_defects(unit, figures)),
+        defect_headings=tuple(_heading(name) for name in figures),
+        defect_reasons=tuple(_defect_reasons(unit)),
         pictures=tuple(_pictures(unit.rows, shown, base=base, most_bytes=most_bytes, task=task)),
         left_out=sum(row.score is not None for row in unit.rows) - len(shown),
         broken=tuple(row for row in unit.rows if row.score is None),
@@ -384,17 +408,19 @@ def _at_threshold(measured: Measured) -> list[str]:
 # The table of results
 
 
-def _columns(cells: Iterable[Measured | None]) -> list[str]:
+def _columns(cells: Iterable[Measured | None], protocol: ProtocolEntry) -> list[str]:
+    """What the protocol reports, then what the threshold lets through, then all the rest."""
     names = dict.fromkeys(name for cell in cells if cell is not None for name in cell.metrics if name not in COUNTED)
-    rates = [name for name in _PARTS if name in names]
-    return [name for name in names if name not in rates] + rates
+    first = [name for name in (*protocol.metrics, *_PARTS) if name in names]
+    return [*first, *(name for name in names if name not in first)]
 
 
 def _heading(name: str) -> str:
     kind, _, limit = name.partition("_")
-    if kind in ("aupro", "spro") and limit.isdecimal():
-        rate = "1" if limit == "100" else f"0.{limit}"
-        return f"{'AUPRO' if kind == 'aupro' else 'sPRO'} to FPR {rate}"
+    digits, _, of = limit.partition("_")
+    if kind in ("aupro", "spro") and digits.isdecimal():
+        rate = "1" if digits == "100" else f"0.{digits}"
+        return f"{'AUPRO' if kind == 'aupro' else 'sPRO'} to FPR {rate}" + (f", {of}" if of else "")
     return _HEADINGS.get(name, name)
 
 
@@ -406,15 +432,18 @@ def _table_row(unit: Unit, section: _Section, columns: Sequence[str]) -> _TableR
     cells = []
     for name in columns:
         part, n = m.get(_PARTS.get(name, "")), counts.get(RATE_COUNTS.get(name, ""))
-        note = f"{int(part)} of {n}" if part is not None and n and m.get(name) is not None else ""
-        cells.append(_Cell(_metric(name, m.get(name)), note))
+        notes = [f"{int(part)} of {n}"] if part is not None and n and m.get(name) is not None else []
+        interval = unit.measured.intervals.get(name)
+        if interval and interval[0] < interval[1]:  # where all resamples agree they tell nothing
+            notes.append("\N{EN DASH}".join(_metric(name, end, digits=3) for end in interval))
+        cells.append(_Cell(_metric(name, m.get(name)), tuple(notes)))
     return _TableRow(section.title, section.anchor, tuple(cells))
 
 
-def _metric(name: str, value: float | None) -> str:
+def _metric(name: str, value: float | None, *, digits: int = 4) -> str:
     if value is None:
         return "–"
-    return _percent(value) if name in _PARTS else f"{value:.4f}"
+    return _percent(value) if name in _PARTS or name.endswith("_rate") else f"{value:.{digits}f}"
 
 
 def _reasons(units: Sequence[Unit]) -> list[str]:
@@ -439,6 +468,8 @@ def _unit_facts(unit: Unit, run: Run) -> list[_Fact]:
         facts.append(_Fact("training images", str(counts.get("train_images", "–"))))
         if regions := counts.get("regions"):
             facts.append(_Fact("defect regions", str(regions)))
+        if unit.measured is not None and unit.measured.pixel_threshold is not None:
+            facts.append(_Fact("pixel threshold", _exact(unit.measured.pixel_threshold)))
         for name, title in (
             ("broken_images", "broken files left out"),
             ("defect_images_without_mask", "defect images without mask"),
@@ -560,7 +591,40 @@ def _most_telling(rows: Sequence[Row]) -> list[Row]:
     return sorted((row for row in rows if row.score is not None), key=order)
 
 
-def _defects(rows: Sequence[Row]) -> list[_Defect]:
+def _defect_figures(unit: Unit) -> list[str]:
+    """The metrics that are known of any kind of defect, beside the images missed, which the rows tell."""
+    by_defect = {} if unit.measured is None else unit.measured.by_defect
+    names = dict.fromkeys(
+        name for figures in by_defect.values() for name, value in figures.items() if value is not None
+    )
+    return [name for name in names if name not in (*_TOLD, "reasons")]
+
+
+def _defect_reasons(unit: Unit) -> list[str]:
+    """Each reason for an undefined figure of a kind of defect once, with the metrics and the kinds that it is for.
+
+    Not of those at the threshold: the unit says beforehand why it has none.
+    """
+    by_defect = {} if unit.measured is None else unit.measured.by_defect
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for kind, figures in by_defect.items():
+        reasons = figures.get("reasons")
+        names: dict[str, list[str]] = {}
+        for name, reason in reasons.items() if isinstance(reasons, dict) else ():
+            if name not in _TOLD:
+                names.setdefault(reason, []).append(_heading(name))
+        for reason, headings in names.items():
+            found.setdefault((reason, tuple(headings)), []).append(kind)
+    return [f"{', '.join(kinds)}: {reason} ({', '.join(names)})" for (reason, names), kinds in found.items()]
+
+
+def _number(value: float | dict[str, str] | None) -> float | None:
+    return None if isinstance(value, dict) else value
+
+
+def _defects(unit: Unit, figures: Sequence[str]) -> list[_Defect]:
+    rows = unit.rows
+    by_defect = {} if unit.measured is None else unit.measured.by_defect
     kinds = sorted({row.defect for row in rows if row.label == 1 and row.score is not None})
     out = []
     for kind in kinds:
@@ -575,6 +639,7 @@ def _defects(rows: Sequence[Row]) -> list[_Defect]:
                 str(len(members) - missed) if judged else "–",
                 str(missed) if judged else "–",
                 _score(lowest.score or 0.0, lowest.threshold),
+                tuple(_metric(name, _number(by_defect.get(kind, {}).get(name))) for name in figures),
             )
         )
     return out

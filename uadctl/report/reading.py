@@ -65,12 +65,19 @@ class Calibrated(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """A unit's metrics.json. error: why it failed, where success is false."""
+    """A unit's metrics.json. error: why it failed, where success is false.
+
+    by_defect and intervals are empty, and pixel_threshold is None, in runs of before they were written.
+    by_defect: kind of defect -> its figures by name, None where undefined, and "reasons" where any of them is.
+    """
 
     success: bool
     metrics: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     counts: dict[str, int] = {}
+    pixel_threshold: float | None = None
+    by_defect: dict[str, dict[str, float | dict[str, str] | None]] = {}
+    intervals: dict[str, tuple[float, float] | None] = {}
     error: str | None = None
 
 

@@ -1,7 +1,8 @@
 """What stands in the JSON files of a run folder: a record for each, from which its JSON Schema is made.
 
 The stages write plain dicts; the tests hold what they write against these schemas, so that a key without a line here is
-found. Every key is always there unless its line says otherwise, and there are no others.
+found. Every key is always there unless its line says otherwise, and there are no others. A key that came with a later
+version may be absent, so that files of before, which have the same schema number, stay valid.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Git(Struct, kw_only=True):
 class Fingerprint(Struct, kw_only=True):
     """Two runs with equal fingerprints saw the same data.
 
-    sha256: over names, splits, labels and bytes of all images and masks.
+    sha256: over names, splits, labels, groups and bytes of all images and masks, and over the saturations of LOCO.
     files: images and masks.
     bytes: of all of them.
     """
@@ -137,6 +138,11 @@ class Counts(Struct, kw_only=True):
     pixels_left_out: cut off by a crop.
     regions_left_out: of which no pixel is left.
     defect_images_without_mask: left out of the pixel metrics; absent without them.
+    logical_defects, structural_defects: regions that sPRO of these two sorts rests on; absent without sPRO.
+    defect_images_without_saturation: of LOCO's protocol: left out of sPRO; absent without it.
+    train_defects_left_out: defect images in the training and validation splits, never learned from. Absent before 0.4.
+    logical_images, structural_images: defect images of these two sorts; absent but for LOCO's protocol.
+    groups, normal_groups, defect_groups: parts seen in several images; absent where no image has a group.
     """
 
     images: Count
@@ -152,6 +158,32 @@ class Counts(Struct, kw_only=True):
     pixels_left_out: Count | UnsetType = UNSET
     regions_left_out: Count | UnsetType = UNSET
     defect_images_without_mask: Count | UnsetType = UNSET
+    logical_defects: Count | UnsetType = UNSET
+    structural_defects: Count | UnsetType = UNSET
+    defect_images_without_saturation: Count | UnsetType = UNSET
+    train_defects_left_out: Count | UnsetType = UNSET
+    logical_images: Count | UnsetType = UNSET
+    structural_images: Count | UnsetType = UNSET
+    groups: Count | UnsetType = UNSET
+    normal_groups: Count | UnsetType = UNSET
+    defect_groups: Count | UnsetType = UNSET
+
+
+# Names of metrics and one key that is none: no type of msgspec's says that.
+_Kind = Annotated[
+    Any,
+    Meta(
+        extra_json_schema={
+            "type": "object",
+            "properties": {
+                "images": {"type": "integer", "minimum": 0},
+                "reasons": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+            },
+            "required": ["images"],
+            "additionalProperties": {"type": ["number", "null"]},
+        }
+    ),
+]
 
 
 class Measured(Struct, kw_only=True):
@@ -159,8 +191,15 @@ class Measured(Struct, kw_only=True):
 
     metrics: by name; null where undefined.
     reasons: why, for exactly the names that are null.
-    pixel_mode: how the pixel metrics were computed; null where there are none.
-    bounds: of streaming mode: the exact value of a metric lies within its bound.
+    pixel_mode: how the pixel metrics and AUPRO were computed; null where there are none.
+    bounds: the exact value of a metric lies within its bound: of all pixel metrics in streaming mode; in exact mode of
+        none, or of sPRO alone, whose two further engines may not fit into [metrics] memory where the first one does.
+    pixel_threshold: of maps: SegF1, ClassF1 and the overlays were made with it; null where there is none. Absent before
+        0.4.
+    by_defect: by kind of defect: images, missed, miss_rate, and the metrics of that kind against all good images; null
+        where undefined, and then reasons says why, for exactly the names that are null. Absent before 0.4.
+    intervals: by metric: lower and upper end of the 95 % bootstrap interval over images, null where too few resamples
+        define it; empty without [metrics] bootstrap. Absent before 0.4.
     """
 
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
@@ -169,6 +208,9 @@ class Measured(Struct, kw_only=True):
     counts: Counts
     pixel_mode: Literal["exact", "streaming"] | None
     bounds: dict[str, float]
+    pixel_threshold: float | UnsetType | None = UNSET
+    by_defect: dict[str, _Kind] | UnsetType = UNSET
+    intervals: dict[str, Annotated[list[float], Meta(min_length=2, max_length=2)] | None] | UnsetType = UNSET
 
 
 class Failed(Struct, kw_only=True):
@@ -302,6 +344,8 @@ DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
 """By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's."""
 
 _BESIDE: Final = (Measured, Failed)
+# Fields with a default that files of before 0.4 lack.
+_NEW: Final = frozenset({(PixelScale, "sigmas")})
 
 
 def document_schema(name: str) -> dict[str, Any]:
@@ -314,7 +358,7 @@ def records_schema(title: str, records: tuple[type, ...]) -> dict[str, Any]:
 
     records: Structs and dataclasses as msgspec encodes them. What their docstrings say of a field ("name: meaning")
     becomes its description. A field with a default is written all the same, so it is required; one that may be UNSET
-    is not.
+    is not, nor one that is new.
     """
     forms, found = msgspec.json.schema_components([*records, *_BESIDE], ref_template="#/$defs/{name}")
     classes = {cls.__name__: cls for record in (*records, *_BESIDE) for cls in _classes(types.type_info(record))}
@@ -336,10 +380,12 @@ def _closed(part: dict[str, Any], record: type) -> dict[str, Any]:
     required = set(part.get("required", ()))
     properties: dict[str, Any] = {}
     for key, value in part["properties"].items():
-        if "default" in value:
+        new = (record, key) in _NEW
+        if "default" in value and not new:
             required.add(key)
         told = {k: v for k, v in value.items() if k != "default"}
-        properties[key] = {"description": meanings[key], **told} if key in meanings else told
+        meaning = f"{meanings[key]} Absent before 0.4." if new else meanings.get(key)
+        properties[key] = told if meaning is None else {"description": meaning, **told}
     return {
         "type": "object",
         "description": (inspect.getdoc(record) or "").partition("\n\n")[0].replace("\n", " "),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Driver:
         written into run.json and raised.
         """
         failed = []
-        try:
+        with self.interruptible():
             for unit in units:
                 if unit.status == "done":
                     continue
@@ -91,10 +92,20 @@ class Driver:
                     # The record first: a unit that is done is never without what it was made of.
                     self._write("started")
                     unit.set_status("done")
-        except BaseException:  # Ctrl-C and SIGTERM: say so in the record, then go
-            self._write("interrupted")
-            raise
         return failed
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Say in the record that the run was interrupted, and can be gone on with, if this part of it does not end."""
+        try:
+            yield
+        except BaseException:  # Ctrl-C and SIGTERM too
+            self.interrupt()
+            raise
+
+    def interrupt(self) -> None:
+        """Say in the record that the run has not come to its end, and can be gone on with."""
+        self._write("interrupted")
 
     def finish(self, failed: Sequence[UnitFolder]) -> None:
         """The last word of run.json."""

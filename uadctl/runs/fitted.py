@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from uadctl.atomic import replacing, write_json
 from uadctl.errors import RunError, UadctlError
@@ -21,14 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from uadctl.models.base import Detector
-    from uadctl.spec.grammar import PreprocessTable
+    from uadctl.spec.grammar import CalibrationTable, PreprocessTable
+    from uadctl.thresholds import PixelCalibration
 
 
 @dataclass(frozen=True, slots=True)
 class PixelScale:
     """What the pixels of normal calibration maps look like: the scale of every overlay.
 
-    mean, std, max: over all of their pixels (population). threshold: mean + 3 std. n: the number of pixels.
+    mean, std, max: over all of their pixels (population). threshold: a pixel is anomalous iff its score is at or above
+        it. n: the number of pixels.
+    sigmas: the threshold is the mean and so many times std; None where the spec gave the threshold itself.
     """
 
     mean: float
@@ -36,6 +40,19 @@ class PixelScale:
     max: float
     threshold: float
     n: int
+    sigmas: float | None = 3.0
+
+    @classmethod
+    def of(cls, pixels: PixelCalibration, table: CalibrationTable) -> PixelScale | None:
+        """The scale of these pixels, its threshold as the spec's table wants it; None if there are none."""
+        if not pixels.n:
+            return None
+        wanted = table.pixel_threshold
+        if wanted is None:
+            wanted = pixels.threshold(3.0 if table.pixel_sigmas is None else table.pixel_sigmas)
+        # In the maps' own precision, so that "score >= threshold" is the same comparison wherever it is made.
+        limit = float(np.float32(wanted))
+        return cls(pixels.mean, pixels.std, pixels.max, limit, pixels.n, table.pixel_sigmas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,14 +182,23 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def unfinished(cls, path: Path, spec: RunSpec) -> RunFolder:
-        """The run folder `path` to go on with as `spec`. RunError if it is done, or if the spec is another by now."""
+    def unfinished(cls, path: Path, spec: RunSpec, *, done_too: bool = False) -> RunFolder:
+        """The run folder `path` to go on with as `spec`. RunError if it is done, or if the spec is another by now.
+
+        done_too: one that is done will do, for what comes after its units.
+        """
         run = cls.open(path)
         record = run.read("run")
-        if record.get("status") == "done":
+        if record.get("status") == "done" and not done_too:
             raise RunError(f"{path}: nothing to resume: this run is done")
         if record.get("verb") != "bench":
             raise RunError(f"{path}: not a bench, only those can be resumed", help=f"Fit again with: uadctl fit {path}")
+        if record.get("hash") != spec_hash(run.spec):
+            raise RunError(
+                f"{path}: cannot be resumed: it was begun by another version of uadctl, whose specs had other keys "
+                f"(hash {record.get('hash')}, now {spec_hash(run.spec)})",
+                help="Start a new run; what this one has finished can still be scored with and reported.",
+            )
         if spec_hash(run.spec) != spec_hash(spec):
             raise RunError(
                 f"{path}: cannot be resumed with other settings: its hash is {spec_hash(run.spec)}, "

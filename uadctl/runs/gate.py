@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 # What each metric rests on: the names of its counts, and how they are said.
 _IMAGES = (("normal_images", "normal"), ("defect_images", "defect images"))
 _PIXELS = (("pixel_images", "images"), ("regions", "defect regions"))
+_GROUPS = (("normal_groups", "normal"), ("defect_groups", "defect parts"))
+_OF_PIXELS = ("pixel_", "aupro_", "segf1")
+_LOGICAL = (("normal_images", "normal"), ("logical_images", "logical images"))
+_STRUCTURAL = (("normal_images", "normal"), ("structural_images", "structural images"))
+_LOGICAL_DEFECTS = (("logical_defects", "logical defects"),)
+_STRUCTURAL_DEFECTS = (("structural_defects", "structural defects"),)
 _DEFECTS = (("defect_images", "defect images"),)
 _NORMAL = (("normal_images", "normal images"),)
 _RESTS_ON = {
@@ -25,6 +31,13 @@ _RESTS_ON = {
     "fp": _NORMAL,
     "tn": _NORMAL,
     "precision": (("alarms", "alarms"),),
+    "image_auroc_logical": _LOGICAL,
+    "image_auroc_structural": _STRUCTURAL,
+    "spro_05": (*_LOGICAL, _STRUCTURAL[1], *_LOGICAL_DEFECTS, *_STRUCTURAL_DEFECTS),
+    "spro_05_logical": (*_LOGICAL, *_LOGICAL_DEFECTS),
+    "spro_05_structural": (*_STRUCTURAL, *_STRUCTURAL_DEFECTS),
+    "group_miss_rate": (("defect_groups", "defect parts"),),
+    "group_false_alarm_rate": (("normal_groups", "normal parts"),),
 }
 
 
@@ -185,7 +198,8 @@ def _why_null(metric: str, cell: Mapping[str, Any]) -> str:
         return "there is no such unit"
     if not cell["success"]:
         return f"the unit failed: {_first_line(cell['error'])}"
-    return str(cell["reasons"].get(metric, "it was not measured"))
+    in_groups = not metric.startswith("group_") or "groups" in cell["counts"]
+    return str(cell["reasons"].get(metric, "it was not measured" if in_groups else "no image has a group"))
 
 
 def _why_no_mean(metric: str, cells: Mapping[str, Mapping[str, Any]]) -> str:
@@ -202,8 +216,10 @@ def _first_line(text: str) -> str:
 
 
 def _counted(metric: str, counts: Mapping[str, int]) -> str:
-    names = _RESTS_ON.get(metric, _PIXELS if metric.startswith(("pixel_", "aupro_")) else _IMAGES)
-    return " and ".join(f"{counts[name]} {said}" for name, said in names if name in counts)
+    general = _PIXELS if metric.startswith(_OF_PIXELS) else _GROUPS if metric.startswith("group_") else _IMAGES
+    names = _RESTS_ON.get(metric, general)
+    *most, last = [f"{counts[name]} {said}" for name, said in names if name in counts] or [""]
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _short(value: float) -> str:

@@ -8,12 +8,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from uadctl import __version__
-from uadctl.records import Sample
+from uadctl.records import DefectConfig, Sample
 
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "tifffile", "safetensors")
 
@@ -71,8 +71,10 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def fingerprint(samples: Iterable[Sample]) -> dict[str, Any]:
-    """SHA-256 over names, splits, labels and bytes of all images and masks, their number, and the number of bytes.
+def fingerprint(samples: Iterable[Sample], *, defects: Sequence[DefectConfig] | None = None) -> dict[str, Any]:
+    """SHA-256 over names, splits, labels, groups and bytes of all images and masks; their number, and their bytes.
+
+    defects: how much of each kind of defect is enough, where the data set says so: hashed as well.
 
     Two runs with equal fingerprints saw the same data, wherever it lay. A file that cannot be read counts as absent;
     the stage that needs it reports it.
@@ -80,9 +82,10 @@ def fingerprint(samples: Iterable[Sample]) -> dict[str, Any]:
     digest = hashlib.sha256()
     files = size = 0
     for sample in samples:
-        digest.update(
-            f"{sample.relative}\0{sample.split}\0{sample.label}\0{sample.defect}\0".encode(errors="surrogateescape")
-        )
+        facts = f"{sample.relative}\0{sample.split}\0{sample.label}\0{sample.defect}\0"
+        if sample.group is not None:
+            facts += f"{sample.group}\0"
+        digest.update(facts.encode(errors="surrogateescape"))
         for path in (sample.path, *sample.masks):
             try:
                 if not Path(path).is_file():  # opening a pipe would wait for a writer
@@ -93,6 +96,12 @@ def fingerprint(samples: Iterable[Sample]) -> dict[str, Any]:
             except OSError:
                 digest.update(b"absent")
             files += 1
+    if defects is not None:
+        # No sample's facts begin with a NUL.
+        digest.update(b"\0defects\0")
+        for entry in defects:
+            enough = f"{float(entry.saturation_threshold)!r}\0{entry.relative_saturation}"
+            digest.update(f"{entry.name}\0{entry.pixel_value}\0{enough}\0".encode(errors="surrogateescape"))
     return {"sha256": digest.hexdigest(), "files": files, "bytes": size}
 
 

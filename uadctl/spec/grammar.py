@@ -16,12 +16,14 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec import Meta, Struct, field
 
 from uadctl.spec.registry import DATASETS, find_dataset, find_model, no_such_dataset, no_such_model
-from uadctl.spec.values import SIZE, bytes_in, shown
+from uadctl.spec.values import SIZE, bytes_in, did_you_mean, shown
 
 # Nothing that could leave a folder, end a line or reorder the text of a terminal.
 _NOT_IN_NAMES: Final = r"/\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _NAME: Final = rf"^(?!\.$)(?!.*\.\.)[^{_NOT_IN_NAMES}]+$"
 _NAME_LENGTH: Final = 64
+# Maps are float32. The largest is a little more; a bound of 39 digits would not be a help in a message.
+_MOST_FLOAT32: Final = 3.4028234e38
 
 Name = Annotated[
     str,
@@ -207,7 +209,8 @@ def _known_split(name: str, split: str | None) -> Wrong | None:
     entry = find_dataset(name)
     if entry is None or split is None or split in entry.splits:
         return None
-    return Wrong("split", f"{entry.name} has no such split, expected {' or '.join(map(shown, entry.splits))}")
+    expected, meant = " or ".join(map(shown, entry.splits)), did_you_mean(split, entry.splits)
+    return Wrong("split", f"{entry.name} has no such split, expected {expected}{meant}")
 
 
 def _known_layout(name: str, layout: str | None) -> Wrong | None:
@@ -216,7 +219,8 @@ def _known_layout(name: str, layout: str | None) -> Wrong | None:
         return None
     if not entry.layouts:
         return Wrong("layout", f"{entry.name} has only one layout", f"Leave layout out. {entry.name}: {entry.layout}")
-    return Wrong("layout", f"{entry.name} has no such layout, expected {' or '.join(map(shown, entry.layouts))}")
+    expected, meant = " or ".join(map(shown, entry.layouts)), did_you_mean(layout, entry.layouts)
+    return Wrong("layout", f"{entry.name} has no such layout, expected {expected}{meant}")
 
 
 def _takes_files(name: str, files: FilesTable | None) -> Wrong | None:
@@ -335,8 +339,20 @@ class CalibrationTable(Table, frozen=True, kw_only=True):
     split: Annotated[
         Literal["validation"] | None, Meta(description="Take the data set's own validation images and nothing else.")
     ] = None
+    pixel_sigmas: Annotated[
+        Annotated[float, Meta(ge=0.0, le=1000.0)] | None,
+        Meta(
+            description="The threshold of maps is the mean of all pixels of normal images' maps and so many of their "
+            "standard deviations. Absent where pixel_threshold is given."
+        ),
+    ] = 3.0
+    pixel_threshold: Annotated[
+        Annotated[float, Meta(ge=-_MOST_FLOAT32, le=_MOST_FLOAT32)] | None,
+        Meta(description="Exactly this threshold of maps, instead of pixel_sigmas."),
+    ] = None
 
     rules = (Rule(("holdout", "split"), _one_source),)
+    instead = {"pixel_sigmas": "pixel_threshold", "pixel_threshold": "pixel_sigmas"}
 
 
 def _each_once(fpr_limits: tuple[float, ...]) -> Wrong | None:
@@ -350,9 +366,20 @@ class MetricsTable(Table, frozen=True, kw_only=True):
     pixel: Annotated[
         bool, Meta(description="Compare the maps with the masks, where there are masks. false: image metrics only.")
     ] = True
+    protocol: Annotated[
+        Literal["mvtec_ad", "mvtec_loco", "mvtec_ad2"],
+        Meta(
+            description="Whose benchmark is followed. mvtec_loco adds sPRO, logical and structural defects apart; "
+            "mvtec_ad2 adds SegF1 and ClassF1. Default: that of the data set's authors."
+        ),
+    ] = "mvtec_ad"
     fpr_limits: Annotated[
         tuple[FprLimit, ...],
-        Meta(min_length=1, description="False positive rates up to which AUPRO is integrated; 0.3 gives aupro_30."),
+        Meta(
+            min_length=1,
+            description="False positive rates up to which AUPRO is integrated; 0.3 gives aupro_30. "
+            "Default: those of the protocol.",
+        ),
     ] = (0.3,)
     memory: Annotated[
         Bytes,
@@ -361,6 +388,14 @@ class MetricsTable(Table, frozen=True, kw_only=True):
             "whose error bounds stand beside the metrics.",
         ),
     ] = "1GB"
+    bootstrap: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Resamples of the test images for 95 % intervals of the metrics; 0: no intervals.",
+        ),
+    ] = 0
 
     rules = (Rule(("fpr_limits",), _each_once),)
 
@@ -413,6 +448,25 @@ class LimitsTable(Table, frozen=True, kw_only=True):
             "up to that false positive rate."
         ),
     ] = field(default_factory=dict)
+    spro_05: Annotated[
+        Limit, Meta(description="Area under the saturated per-region overlap; mean of logical and structural.")
+    ] = None
+    spro_05_logical: Annotated[Limit, Meta(description="The same, of logical defects.")] = None
+    spro_05_structural: Annotated[Limit, Meta(description="The same, of structural defects.")] = None
+    image_auroc_logical: Annotated[Limit, Meta(description="Image AUROC of logical defects.")] = None
+    image_auroc_structural: Annotated[Limit, Meta(description="Image AUROC of structural defects.")] = None
+    image_auroc_pooled: Annotated[Limit, Meta(description="Image AUROC of all defects at once.")] = None
+    segf1: Annotated[Limit, Meta(description="F1 of all pixels at the threshold of maps.")] = None
+    classf1: Annotated[
+        Limit, Meta(description="F1 of the images, anomalous where a pixel reaches the threshold of maps.")
+    ] = None
+    group_auroc: Annotated[Limit, Meta(description="AUROC of parts seen in several images.")] = None
+    group_ap: Annotated[Limit, Meta(description="Average precision of parts seen in several images.")] = None
+    group_f1max: Annotated[Limit, Meta(description="Highest F1 of parts seen in several images.")] = None
+    group_miss_rate: Annotated[Limit, Meta(description="Share of the defect parts below the threshold.")] = None
+    group_false_alarm_rate: Annotated[Limit, Meta(description="Share of the good parts at or above the threshold.")] = (
+        None
+    )
     miss_rate: Annotated[Limit, Meta(description="Share of the defect images below the threshold.")] = None
     false_alarm_rate: Annotated[Limit, Meta(description="Share of the good test images at or above the threshold.")] = (
         None

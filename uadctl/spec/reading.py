@@ -23,7 +23,7 @@ from msgspec import inspect as types
 from uadctl.errors import Problem, SpecError
 from uadctl.spec.grammar import LimitsTable, MetricsTable, ModelTable, RunSpec, Table, name_from
 from uadctl.spec.lines import find_lines, split_assignment
-from uadctl.spec.registry import ModelEntry, find_dataset, find_model
+from uadctl.spec.registry import PROTOCOLS, ModelEntry, find_dataset, find_model
 from uadctl.spec.signature import (
     AUTO_PARAMS,
     CHECKPOINT,
@@ -598,9 +598,16 @@ def _fill_names(draft: _Draft) -> None:
     entry = find_dataset(name) if isinstance(name, str) else None
     if isinstance(dataset, dict) and entry is not None:
         dataset["name"] = entry.name
+        dataset.setdefault("split", entry.splits[0])
     run = draft.tree.setdefault("run", {})
     if isinstance(run, dict) and "name" not in run:
         run["name"] = name_from(PurePath(draft.source).stem if draft.source else entry.name if entry else "run")
+    if entry is not None:
+        metrics = draft.tree.setdefault("metrics", {})
+        if isinstance(metrics, dict):
+            protocol = PROTOCOLS.get(str(metrics.setdefault("protocol", entry.measured_by)))
+            if protocol is not None:
+                metrics.setdefault("fpr_limits", list(protocol.fpr_limits))
     for model in _models(draft) or []:
         if "label" not in model:
             entry_ = _entry(model.get("name"))
@@ -832,14 +839,23 @@ def _check_gate(draft: _Draft, metrics: object) -> None:
 def _check_computed(draft: _Draft, metrics: MetricsTable, names: Iterable[str], key: Key) -> None:
     of_pixels = {f.encode_name for f in fields_of(LimitsTable) if f.encode_name.startswith("pixel_")}
     computed = [_aupro_name(limit) for limit in metrics.fpr_limits]
+    ours = PROTOCOLS[metrics.protocol]
+    of_others = {own: other.name for other in PROTOCOLS.values() for own in other.own if own not in ours.own}
     for name in names:
+        if name in of_others:
+            draft.of_entry(
+                (*key, name),
+                f"{name} is not computed: it belongs to the protocol {of_others[name]}",
+                f"[metrics] protocol = {shown(metrics.protocol)}",
+            )
+            continue
         if name.startswith("aupro_") and name not in computed:
             draft.of_entry(
                 (*key, name),
                 f"{key_text(name)} is not computed{did_you_mean(name, computed)}",
                 f"[metrics] fpr_limits = {shown(metrics.fpr_limits)} gives: {', '.join(computed)}",
             )
-        elif (name in of_pixels or name in computed) and not metrics.pixel:
+        elif (name in of_pixels or name in computed or name in ours.of_pixels) and not metrics.pixel:
             draft.of_entry(
                 (*key, name), f"{name} is not computed: [metrics] pixel = false", "Remove the limit, or give --pixel."
             )

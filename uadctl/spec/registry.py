@@ -108,11 +108,15 @@ class DatasetEntry:
     places:     the same in full, a place for each role, in the order in which a person would look.
     licence:    under which terms its images may be used.
     protocol:   what its authors measure and how it is averaged; or that nobody laid that down.
-    protocol_metrics: the metrics of uadctl that the protocol asks for; empty where there is none.
+    measured_by: the name in `PROTOCOLS` of what a bench computes, unless the spec names another.
+    official:   that protocol is its authors' own.
     homepage, doi: where it is described and had from, and the DOI of its paper; None where there is none.
     splits:     the values `[dataset] split` may have; the first is the default.
+    splits_are_disjoint: no image is in two of them, so that all can be looked at in one go; its module lists those that
+                are on disk.
     layouts:    the values `[dataset] layout` may have; empty where there is but one layout.
     takes_files: `[dataset.files]` may say which files are which.
+    built_on:   the data set whose layout it has, with a sign of its own; None where there is none.
     """
 
     name: str
@@ -122,15 +126,23 @@ class DatasetEntry:
     licence: str
     protocol: str
     places: tuple[Place, ...]
-    protocol_metrics: tuple[str, ...] = ()
+    measured_by: str = "mvtec_ad"
+    official: bool = True
     paper: str | None = None
     homepage: str | None = None
     doi: str | None = None
     aliases: tuple[str, ...] = ()
     needs_root: bool = True
     splits: tuple[str, ...] = ("test",)
+    splits_are_disjoint: bool = False
     layouts: tuple[str, ...] = ()
     takes_files: bool = False
+    built_on: str | None = None
+
+    @property
+    def protocol_metrics(self) -> tuple[str, ...]:
+        """The metrics of uadctl that the authors' protocol asks for; empty where they laid down none."""
+        return PROTOCOLS[self.measured_by].metrics if self.official else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,9 +285,11 @@ DATASETS: dict[str, DatasetEntry] = _table(
     DatasetEntry(
         name="demo",
         target="uadctl.datasets.demo",
+        built_on="mvtec",
         summary="Parts drawn by uadctl itself, with defects: needs no download.",
         layout="made in the cache folder on first use; or at root, a copy from: uadctl datasets demo --out DIR",
         licence="Apache-2.0",
+        official=False,
         protocol="none: its numbers say that an installation works, not how well a model does on real parts",
         places=_MVTEC_PLACES,
         needs_root=False,
@@ -287,6 +301,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         summary="Your own images: folders of good and bad parts, or globs.",
         layout="ROOT/train/normal, ROOT/test/{normal,anomaly}, ROOT/ground_truth/anomaly/<stem>_mask.png",
         licence="your own",
+        official=False,
         protocol="none laid down: missed defects and false alarms at the threshold are what a line feels",
         places=(
             Place("train/normal/*.png", "good images to learn from"),
@@ -306,11 +321,114 @@ DATASETS: dict[str, DatasetEntry] = _table(
         protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
         "then the mean over the categories",
         places=_MVTEC_PLACES,
-        protocol_metrics=("image_auroc", "aupro_30"),
         paper='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
         "CVPR 2019",
         homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",
         doi="10.1109/CVPR.2019.00982",
+    ),
+    DatasetEntry(
+        name="mvtec_loco",
+        aliases=("loco",),
+        target="uadctl.datasets.mvtec_loco",
+        built_on="mvtec",
+        summary="MVTec LOCO AD: logical and structural defects, several masks an image.",
+        layout="ROOT/<category>/train/good, validation/good, test/{good,logical_anomalies,structural_anomalies}, "
+        "ground_truth/<kind>/<stem>/*.png, defects_config.json",
+        licence="CC BY-NC-SA 4.0",
+        protocol="image AUROC and AU-sPRO up to a false-positive rate of 0.05, for logical and structural defects "
+        "apart, each with all good images; their mean; then the mean over the categories",
+        measured_by="mvtec_loco",
+        places=(
+            Place("<category>/train/good/*.png", "good images to learn from"),
+            Place("<category>/validation/good/*.png", "good images that set the threshold"),
+            Place("<category>/test/good/*.png", "good images to test on"),
+            Place("<category>/test/logical_anomalies/*.png", "bad: something is missing or misplaced"),
+            Place("<category>/test/structural_anomalies/*.png", "bad images: damage"),
+            Place("<category>/ground_truth/<kind>/<stem>/*.png", "their masks, one a defect; the value names it"),
+            Place("<category>/defects_config.json", "how much of a defect is enough"),
+        ),
+        paper=_LOCO_PAPER,
+        homepage="https://www.mvtec.com/company/research/datasets/mvtec-loco",
+        doi="10.1007/s11263-022-01578-9",
+    ),
+    DatasetEntry(
+        name="mvtec_ad2",
+        aliases=("ad2",),
+        target="uadctl.datasets.mvtec_ad2",
+        built_on="mvtec",
+        summary="MVTec AD 2: a public test set, and two without ground truth for its evaluation server.",
+        layout="ROOT/<category>/train/good, validation/good, test_public/{good,bad,ground_truth/bad}, test_private, "
+        "test_private_mixed",
+        licence="CC BY-NC-SA 4.0",
+        protocol="AU-PRO up to a false-positive rate of 0.05; at a threshold that the participant chooses SegF1, the "
+        "F1 of all pixels of a category, and ClassF1, the F1 of its images; then the mean over the categories",
+        measured_by="mvtec_ad2",
+        places=(
+            Place("<category>/train/good/*.png", "good images to learn from"),
+            Place("<category>/validation/good/*.png", "good images that set the thresholds"),
+            Place("<category>/test_public/good/*.png", "good images to test on"),
+            Place("<category>/test_public/bad/*.png", "bad images"),
+            Place("<category>/test_public/ground_truth/bad/<stem>_mask.png", "their masks"),
+            Place("<category>/test_private/*.png", "no ground truth, light as in training"),
+            Place("<category>/test_private_mixed/*.png", "no ground truth, other light as well"),
+        ),
+        splits=("test_public", "test_private", "test_private_mixed"),
+        splits_are_disjoint=True,
+        paper=_AD2_PAPER,
+        homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad-2",
+        doi="10.48550/arXiv.2503.21622",
+    ),
+    DatasetEntry(
+        name="visa",
+        target="uadctl.datasets.visa",
+        built_on="mvtec",
+        summary="VisA, as downloaded (split_csv) or rearranged (visa_pytorch).",
+        layout="ROOT/split_csv/1cls.csv, ROOT/<category>/Data/Images/{Normal,Anomaly}, Data/Masks/Anomaly",
+        licence="CC BY 4.0",
+        protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
+        "then the mean over the categories",
+        places=(
+            Place("split_csv/1cls.csv", "the split; also 2cls_fewshot, 2cls_highshot"),
+            Place("<category>/image_anno.csv", "the kinds of defect of each image"),
+            Place("<category>/Data/Images/Normal/*.JPG", "good images"),
+            Place("<category>/Data/Images/Anomaly/*.JPG", "bad images"),
+            Place("<category>/Data/Masks/Anomaly/*.png", "their masks: a pixel above 0 is a defect"),
+        ),
+        splits=("1cls", "2cls_fewshot", "2cls_highshot"),
+        layouts=("original", "visa_pytorch"),
+        paper='Zou et al., "SPot-the-Difference Self-Supervised Pre-training for Anomaly Detection and Segmentation", '
+        "ECCV 2022",
+        homepage="https://registry.opendata.aws/visa/",
+        doi="10.1007/978-3-031-20056-4_23",
+    ),
+    DatasetEntry(
+        name="btad",
+        target="uadctl.datasets.btad",
+        summary="BTAD, the BeanTech set of three industrial products.",
+        layout="ROOT/<category>/train/ok, test/{ok,ko}, ground_truth/ko/<stem>.png",
+        licence="CC BY-NC-SA 4.0",
+        protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each product; "
+        "then the mean over the products",
+        places=(
+            Place("<category>/train/ok/*.png", "good images to learn from"),
+            Place("<category>/test/ok/*.png", "good images to test on"),
+            Place("<category>/test/ko/*.png", "bad images"),
+            Place("<category>/ground_truth/ko/<stem>.png", "their masks, png or bmp: above 0 is a defect"),
+        ),
+        paper='Mishra et al., "VT-ADL: A Vision Transformer Network for Image Anomaly Detection and Localization", '
+        "ISIE 2021",
+        homepage="https://github.com/pankajmishra000/VT-ADL",
+        doi="10.1109/ISIE45552.2021.9576231",
+    ),
+    DatasetEntry(
+        name="manifest",
+        target="uadctl.datasets.manifest",
+        summary="A list of images in a CSV or JSON-lines file: the way to bring anything else.",
+        layout="ROOT/manifest.csv",
+        licence="your own",
+        official=False,
+        protocol="none laid down: missed defects and false alarms at the threshold are what a line feels",
+        places=(Place("manifest.csv", "path, split, label, defect, mask, category, group; or .jsonl"),),
     ),
 )
 
