@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
+
+from uadctl.datasets import Dataset
+from uadctl.errors import DataError
+from uadctl.records import Sample
 
 DATA_SETS = "btad, demo, folder (also custom), manifest, mvtec, mvtec_ad2 (also ad2), mvtec_loco (also loco), visa"
 """All kinds of data set, as a message lists them."""
@@ -45,3 +51,23 @@ def write_category(root: Path, name: str, *, train: int = 6, good: int = 2, bad:
         write(root / name / "test" / "scratch" / f"{i:03}.png", image)
         write(root / name / "ground_truth" / "scratch" / f"{i:03}_mask.png", mask)
     return root / name
+
+
+# --- what is asked of a data set and of its errors
+
+
+def message(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
+    """What was said, and its help."""
+    return error.value.message, error.value.help
+
+
+def relatives(samples: Sequence[Sample]) -> list[str]:
+    """The names of images in results."""
+    return [sample.relative for sample in samples]
+
+
+def mask_sums(dataset: Dataset) -> list[int | None]:
+    """How many defect pixels each test image has; None where that is not known."""
+    masks = dataset.get_test_paths()[2]
+    assert masks is not None
+    return [None if mask is None else int(mask.sum()) for mask in masks]

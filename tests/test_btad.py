@@ -7,26 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import trees_mvtec
 import trees_others as trees
+from parts import mask_sums, relatives
+from parts import message as said
 
-from uadctl.datasets import Dataset, btad, list_categories, load_dataset
+from uadctl.datasets import btad, list_categories, load_dataset
 from uadctl.datasets.base import NoLayout
 from uadctl.errors import DataError
-from uadctl.records import Sample
-
-
-def said(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
-    return error.value.message, error.value.help
-
-
-def relatives(samples: tuple[Sample, ...]) -> list[str]:
-    return [sample.relative for sample in samples]
-
-
-def mask_sums(dataset: Dataset) -> list[int | None]:
-    masks = dataset.get_test_paths()[2]
-    assert masks is not None
-    return [None if mask is None else int(mask.sum()) for mask in masks]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +72,10 @@ def test_other_categories_are_accepted_and_other_folders_are_not(tmp_path: Path)
     with pytest.raises(DataError) as error:
         load_dataset("btad", str(tmp_path), category="panels")
     assert isinstance(error.value, ValueError)
-    assert said(error) == (f"{tmp_path} has no category 'panels'; did you mean panel? It has: 01, 02, 03, panel", None)
+    assert said(error) == (
+        f"{tmp_path} has no category 'panels'; did you mean panel? It has: 01, 02, 03, panel",
+        None,
+    )
 
 
 def test_suffixes_in_any_case_and_masks_named_with_mask_are_found(tmp_path: Path) -> None:
@@ -195,7 +186,7 @@ def test_another_data_set_is_named(tmp_path: Path) -> None:
         return said(error)
 
     expected = "holds no BTAD product: expected"
-    root = trees.mvtec_ad(tmp_path / "mvtec_ad")
+    root = trees_mvtec.mvtec_ad(tmp_path / "mvtec_ad", ["bottle"])
     assert fails(root) == (
         f"{root} {expected} {root}/<category>/train/ok, found bottle/",
         "It looks like mvtec: give that name in place of btad.",
@@ -217,7 +208,7 @@ def test_another_data_set_is_named(tmp_path: Path) -> None:
 
 
 def test_only_ok_and_ko_are_recognised(tmp_path: Path) -> None:
-    assert not btad.recognises(str(trees.mvtec_ad(tmp_path / "mvtec_ad")))
+    assert not btad.recognises(str(trees_mvtec.mvtec_ad(tmp_path / "mvtec_ad")))
     assert not btad.recognises(str(trees.visa_original(tmp_path / "VisA")))
     trees.picture(tmp_path / "half/01/train/ok/0.png")
     assert not btad.recognises(str(tmp_path / "half"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parts import message, relatives
 
 from uadctl.datasets import Dataset, LayoutError, Masks, list_categories, list_images, load_dataset
 from uadctl.datasets.base import own_name, stem, without_suffix
@@ -43,14 +44,6 @@ def mvtec_tree(root: Path) -> Path:
     put(root, "ground_truth/scratch/000_mask.png", "ground_truth/scratch/001.BMP")
     put(root, "ground_truth/dent/000_mask.png", "ground_truth/dent/b/000_mask.tif")
     return root
-
-
-def message(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
-    return error.value.message, error.value.help
-
-
-def relatives(samples: tuple[Sample, ...]) -> list[str]:
-    return [sample.relative for sample in samples]
 
 
 # --- MVTec's layout

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees_mvtec as trees
+from parts import message
 
 from uadctl.datasets import Dataset, Where, list_categories, list_splits, load_dataset, mvtec_ad2, recognise
 from uadctl.errors import DataError
@@ -25,10 +26,6 @@ def load(root: Path, split: str | None = None, category: str = "can") -> Dataset
 def one(root: Path) -> Path:
     """A tree of one category; its folder."""
     return trees.mvtec_ad2(root, ["can"]) / "can"
-
-
-def message(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
-    return error.value.message, error.value.help
 
 
 def relatives(dataset: Dataset) -> list[str]:

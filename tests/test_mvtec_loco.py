@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import trees_mvtec as trees
+from parts import message
 
 from uadctl.datasets import Dataset, Where, list_categories, load_dataset, load_mask, mvtec, mvtec_loco, recognise
 from uadctl.errors import DataError
@@ -37,10 +38,6 @@ def load(root: Path, category: str = "pushpins") -> Dataset:
 def one(root: Path) -> Path:
     """A tree of one category; its folder."""
     return trees.mvtec_loco(root, ["pushpins"]) / "pushpins"
-
-
-def message(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
-    return error.value.message, error.value.help
 
 
 def masks_below(home: Path, dataset: Dataset) -> dict[str, list[str]]:

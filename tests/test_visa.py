@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trees_mvtec
 import trees_others as trees
+from parts import mask_sums, relatives
+from parts import message as said
 
 from uadctl.datasets import Dataset, LayoutError, list_categories, load_dataset, visa
 from uadctl.datasets.base import NoLayout
 from uadctl.errors import DataError
-from uadctl.records import Sample
 
 OBJECTS = (
     "candle",
@@ -29,20 +31,6 @@ OBJECTS = (
     "pipe_fryum",
 )
 NORMAL, ANOMALY = "Data/Images/Normal", "Data/Images/Anomaly"
-
-
-def said(error: pytest.ExceptionInfo[DataError]) -> tuple[str, str | None]:
-    return error.value.message, error.value.help
-
-
-def relatives(samples: tuple[Sample, ...]) -> list[str]:
-    return [sample.relative for sample in samples]
-
-
-def mask_sums(dataset: Dataset) -> list[int | None]:
-    masks = dataset.get_test_paths()[2]
-    assert masks is not None
-    return [None if mask is None else int(mask.sum()) for mask in masks]
 
 
 def load(root: Path, category: str = "candle", split: str | None = None, layout: str | None = None) -> Dataset:
@@ -691,7 +679,7 @@ def test_another_data_set_is_named(tmp_path: Path) -> None:
             f"{root}/<category>/train/good and {root}/<category>/test/{{good,bad}}, found"
         )
 
-    root = trees.mvtec_ad(tmp_path / "mvtec_ad")
+    root = trees_mvtec.mvtec_ad(tmp_path / "mvtec_ad", ["bottle"])
     assert fails(root) == (f"{expected(root)} bottle/", "It looks like mvtec: give that name in place of visa.")
     root = trees.btad(tmp_path / "BTech_Dataset_transformed")
     assert fails(root) == (f"{expected(root)} 01/, 02/, 03/", "It looks like btad: give that name in place of visa.")
@@ -717,11 +705,11 @@ def test_without_a_sign_of_visa_a_tree_is_left_to_mvtec(tmp_path: Path) -> None:
     foreign = trees.visa_prepared(tmp_path / "c/visa_pytorch", ("bottle",))
     assert visa.recognises(str(foreign))
     assert visa.recognises(str(tmp_path / "c"))
-    half = trees.mvtec_ad(trees.visa_prepared(tmp_path / "d", ("candle",)))
+    half = trees_mvtec.mvtec_ad(trees.visa_prepared(tmp_path / "d", ("candle",)))
     assert not visa.recognises(str(half))
-    assert not visa.recognises(str(trees.mvtec_ad(tmp_path / "e")))
+    assert not visa.recognises(str(trees_mvtec.mvtec_ad(tmp_path / "e")))
     assert not visa.recognises(str(trees.btad(tmp_path / "f")))
-    assert not visa.recognises(str(trees.mvtec_ad(tmp_path / "g/visa_pytorch")))
+    assert not visa.recognises(str(trees_mvtec.mvtec_ad(tmp_path / "g/visa_pytorch")))
     with pytest.raises(DataError):
         visa.recognises(str(tmp_path / "nowhere"))
 

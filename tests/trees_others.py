@@ -88,12 +88,3 @@ def btad(root: Path) -> Path:
             picture(root / category / f"test/ko/{n:03}.{image}", 100 + n)
             mask(root / category / f"ground_truth/ko/{n:03}.{truth}", n + 1)
     return root
-
-
-def mvtec_ad(root: Path) -> Path:
-    """A category in MVTec AD's layout, to be mistaken for another data set."""
-    picture(root / "bottle/train/good/000.png")
-    picture(root / "bottle/test/good/000.png")
-    picture(root / "bottle/test/broken_large/000.png")
-    mask(root / "bottle/ground_truth/broken_large/000_mask.png", 3)
-    return root

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -18,7 +18,8 @@ from uadctl.datasets.mvtec_loco import load_defects
 from uadctl.errors import DataError, Problem
 from uadctl.imaging.files import read_image, read_mask
 from uadctl.metrics import check_saturations
-from uadctl.plan import build_detector, choose_categories, limited, load_category, parts_of
+from uadctl.metrics.official import SORTS, sort_of
+from uadctl.plan import build_detector, choose_categories, in_groups, limited, load_category, parts_held_out, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size
 from uadctl.runs.fitted import geometry_for
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from uadctl.datasets import Dataset
     from uadctl.imaging.geometry import Geometry
     from uadctl.spec import RunSpec
-
-_SORTS = ("logical", "structural")  # of defects, by the beginning of their names; MVTec LOCO measures them apart
 
 _ADD_MASKS = "Their pixels are left out of the pixel metrics and counted. Add the masks to measure them."
 _SKIP_BROKEN = 'Replace the files, or leave them out with: [dataset] on_error = "skip"'
@@ -338,24 +337,42 @@ def _look(sample: Sample, defects: Sequence[DefectConfig] | None) -> _Seen:
         size, digest = _pixels(sample.path)
     except DataError as wrong:
         error = wrong
+    if defects is not None and size is not None:
+        union, broken = _defects(sample, defects, size)
+    else:
+        union, broken = _masks(sample, size)
+    share = None if broken or union is None or size is None else float(union.mean())
+    return _Seen(size, digest, error, tuple(broken), share)
+
+
+def _masks(sample: Sample, size: Size | None) -> tuple[NDArray[Any] | None, list[DataError]]:
+    """The defect pixels of an image, None without masks; and what is wrong with each mask.
+
+    size: None where the image cannot be read: nothing is known then of the size that its masks should have.
+    """
     broken: list[DataError] = []
-    union: NDArray[np.uint8] | None = None
+    union: NDArray[Any] | None = None
     for path in sample.masks:
         try:
-            # Without the image, nothing is known of the size that its masks should have.
             mask = read_mask([path], size=size)
         except DataError as wrong:
             broken.append(wrong)
             continue
-        if size is not None:
-            union = mask if union is None else union | mask
-    if defects is not None and size is not None and not broken:
-        try:
-            check_saturations(sample, load_defects(sample, defects))
-        except DataError as wrong:
-            broken.append(wrong)
-    share = None if broken or union is None else float(union.mean())
-    return _Seen(size, digest, error, tuple(broken), share)
+        union = mask if union is None or size is None else union | mask
+    return union, broken
+
+
+def _defects(
+    sample: Sample, defects: Sequence[DefectConfig], size: Size
+) -> tuple[NDArray[Any] | None, list[DataError]]:
+    """As `_masks`, where each mask shows one defect, in the value of its kind."""
+    try:
+        found = load_defects(sample, defects)
+        check_saturations(sample, found)
+    except DataError as wrong:
+        union, broken = _masks(sample, size)
+        return union, broken or [wrong]
+    return (np.any([pixels for _, pixels in found], axis=0) if found else None), []
 
 
 def _pixels(path: str) -> tuple[Size, bytes]:
@@ -475,11 +492,9 @@ def _enough(
         findings.error(f"{category}: no training image", "A model needs good images to learn from.")
     elif not good_train and skips:
         findings.error(f"{category}: none of {train} training images can be read")
-    elif use.holdout is not None and max(1, round(use.holdout * parts)) >= parts:
-        grouped = "" if parts == train else f" in {parts} {'group' if parts == 1 else 'groups'}"
+    elif use.holdout is not None and parts_held_out(parts, use.holdout) >= parts:
         findings.error(
-            f"{category}: [calibration] holdout = {use.holdout} of {train} training images{grouped} leaves none to "
-            "learn from"
+            f"{category}: [calibration] holdout = {use.holdout} of {in_groups(used[0])} leaves none to learn from"
         )
     elif dataset.validation and not readable["validation", 0]:
         findings.warning(
@@ -520,8 +535,8 @@ def _enough_of_each_sort(dataset: Dataset, test: Sequence[Sample], use: _Use, fi
             f"{category}: no defects_config.json; spro_05, spro_05_logical and spro_05_structural will be null",
             "It says how much of each kind of defect is enough, and is part of MVTec LOCO AD.",
         )
-    for sort in _SORTS:
-        if not any(kind.startswith(sort) for kind in defects):
+    for sort in SORTS:
+        if sort not in map(sort_of, defects):
             names = [f"image_auroc_{sort}", "image_auroc"]
             names += [f"spro_05_{sort}", "spro_05"] if spro and dataset.defects else []
             findings.warning(

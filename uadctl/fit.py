@@ -13,7 +13,7 @@ import numpy as np
 from uadctl import heap
 from uadctl.errors import DataError
 from uadctl.inference import stream, training_images, use_threads
-from uadctl.plan import Cell, Plan, build_detector, hold_out, make_plan, parts_of
+from uadctl.plan import Cell, Plan, build_detector, hold_out, in_groups, make_plan, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
@@ -212,11 +212,7 @@ class _Calibrating:
     def _hold_out(self, share: float) -> None:
         kept, held = hold_out(self.train, share=share, seed=self._seed)
         if not kept:
-            n, parts = len(self.train), len(parts_of(self.train))
-            grouped = "" if parts == n else f" in {parts} {'group' if parts == 1 else 'groups'}"
-            raise DataError(
-                f"[calibration] holdout = {share} of {n} training images{grouped} leaves none to learn from"
-            )
+            raise DataError(f"[calibration] holdout = {share} of {in_groups(self.train)} leaves none to learn from")
         self.train, self.normal = kept, held
         n = len(kept) + len(held)
         if len(held) > 2 * max(1, share * n):

@@ -100,23 +100,39 @@ def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
 
 def parts_of(samples: Sequence[Sample]) -> list[list[int]]:
     """The images of each part, as indices: a group is one part, seen several times; an image without group is one."""
-    parts: dict[object, list[int]] = {}
-    for i, sample in enumerate(samples):
-        parts.setdefault(i if sample.group is None else sample.group, []).append(i)
-    return list(parts.values())
+    from uadctl.metrics.groups import number_parts
+
+    parts: list[list[int]] = []
+    for i, number in enumerate(number_parts([sample.group for sample in samples]).tolist()):
+        if number == len(parts):
+            parts.append([])
+        parts[number].append(i)
+    return parts
+
+
+def in_groups(samples: Sequence[Sample]) -> str:
+    """How many training images these are, in words, and in how many groups if they have any."""
+    n, parts = len(samples), len(parts_of(samples))
+    grouped = "" if parts == n else f" in {parts} {'group' if parts == 1 else 'groups'}"
+    return f"{n} training images{grouped}"
+
+
+def parts_held_out(parts: int, share: float) -> int:
+    """How many of so many parts a share is; at least one, and perhaps all of them."""
+    return max(1, round(share * parts))
 
 
 def hold_out(samples: Sequence[Sample], *, share: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Draw training images that are not to be learned: those that stay, and those held out, both in their order.
 
-    The images of a part stay together. Of n parts, `max(1, round(share * n))` are held out, always the same for the
+    The images of a part stay together. Of n parts, `parts_held_out` says how many are held out, always the same for the
     same n and seed; if that is all of them, none stays.
     """
     import numpy as np
 
     parts = parts_of(samples)
     n = len(parts)
-    drawn = np.random.default_rng([seed, n]).permutation(n)[: max(1, round(share * n))]
+    drawn = np.random.default_rng([seed, n]).permutation(n)[: parts_held_out(n, share)]
     held = {i for part in drawn.tolist() for i in parts[part]}
     return (
         tuple(s for i, s in enumerate(samples) if i not in held),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from uadctl.datasets.manifest import check_manifest_name, write_manifest
 from uadctl.errors import DataError, Problem
-from uadctl.plan import choose_categories, hold_out, load_category, parts_of
+from uadctl.plan import choose_categories, hold_out, in_groups, load_category, parts_of
 from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ def hold_out_of(dataset: Dataset, *, holdout: float, seed: int = 0, to: Target =
     """One category with some of its training images moved; `split` says which. Nothing is written."""
     kept, drawn = hold_out(dataset.train, share=holdout, seed=seed)
     if not kept:
-        parts = len(parts_of(dataset.train))
-        of = f"{len(dataset.train)} training images"
-        if parts < len(dataset.train):
-            of += f" in {parts} {'group' if parts == 1 else 'groups'}"
+        of = in_groups(dataset.train)
         raise DataError(f"{dataset.category}: holding out {holdout:g} of {of} leaves none to learn from")
     moved = tuple(replace(sample, split=to) for sample in drawn)
     if to == "validation":

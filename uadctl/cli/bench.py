@@ -19,30 +19,26 @@ if TYPE_CHECKING:
     from uadctl.bench import BenchResult
     from uadctl.spec import RunSpec
 
-# heading, metric: the columns for people; everything is in metrics.json. Those of a protocol come first.
-_OF_PROTOCOL = {
-    "mvtec_ad": (),
-    "mvtec_loco": (
-        ("image\nAUROC", "image_auroc"),
-        ("AUROC\nlogical", "image_auroc_logical"),
-        ("AUROC\nstruct.", "image_auroc_structural"),
-        ("sPRO\n@0.05", "spro_05"),
-        ("sPRO\nlogical", "spro_05_logical"),
-        ("sPRO\nstruct.", "spro_05_structural"),
-    ),
-    "mvtec_ad2": (("SegF1", "segf1"), ("ClassF1", "classf1")),
+# The columns for people and what stands above them, in their order; AUPRO follows, and then parts of several images.
+# Everything else is in metrics.json only.
+_HEADINGS = {
+    "image_auroc": "image\nAUROC",
+    "image_auroc_logical": "AUROC\nlogical",
+    "image_auroc_structural": "AUROC\nstruct.",
+    "spro_05": "sPRO\n@0.05",
+    "spro_05_logical": "sPRO\nlogical",
+    "spro_05_structural": "sPRO\nstruct.",
+    "segf1": "SegF1",
+    "classf1": "ClassF1",
+    "image_ap": "image\nAP",
+    "image_f1max": "image\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "pixel\nAP",
+    "pixel_f1max": "pixel\nF1max",
 }
-_COLUMNS = (
-    ("image\nAUROC", "image_auroc"),
-    ("image\nAP", "image_ap"),
-    ("image\nF1max", "image_f1max"),
-    ("pixel\nAUROC", "pixel_auroc"),
-    ("pixel\nAP", "pixel_ap"),
-    ("pixel\nF1max", "pixel_f1max"),
-)
+_GROUPS = {"group_auroc": "part\nAUROC", "group_f1max": "part\nF1max"}
 # More than these do not fit beside each other on 80 columns: the protocol's own then have a table for themselves.
 _MOST_COLUMNS = 7
-_GROUPS = (("part\nAUROC", "group_auroc"), ("part\nF1max", "group_f1max"))
 
 
 def bench(
@@ -239,21 +235,16 @@ def _print_metrics(result: BenchResult, columns: Sequence[tuple[str, str]], *, s
 
 
 def _columns(result: BenchResult, spec: RunSpec) -> tuple[tuple[str, str], ...]:
-    """Heading and metric of each column: those of the protocol, then the general ones that were computed."""
+    """Heading and metric of what was computed; where no unit was measured, of what would have been."""
     from uadctl.metrics import aupro_name
 
-    limits = tuple((f"AUPRO\n@{limit:g}", aupro_name(limit)) for limit in spec.metrics.fpr_limits)
-    computed = {
-        name
-        for models in result.metrics["results"].values()
-        for seeds in models.values()
-        for cell in seeds.values()
-        for name in cell.get("metrics", ())
-    }
-    first = {metric: heading for heading, metric in _OF_PROTOCOL[spec.metrics.protocol]}
-    rest = {metric: heading for heading, metric in _COLUMNS + limits if metric not in first}
-    found = first | rest | {metric: heading for heading, metric in _GROUPS if metric in computed}
-    return tuple((heading, metric) for metric, heading in found.items() if not computed or metric in computed)
+    limits = {aupro_name(limit): f"AUPRO\n@{limit:g}" for limit in spec.metrics.fpr_limits}
+    computed = {name for _, cell in _cells(result, several=False) for name in cell.get("metrics", ())}
+    if not computed:
+        ours = PROTOCOLS[spec.metrics.protocol].own
+        of_others = {name for protocol in PROTOCOLS.values() for name in protocol.own} - set(ours)
+        computed = {name for name in _HEADINGS | limits if name not in of_others}
+    return tuple((heading, name) for name, heading in (_HEADINGS | limits | _GROUPS).items() if name in computed)
 
 
 def _cells(result: BenchResult, *, several: bool) -> Iterator[tuple[str, dict[str, Any]]]:

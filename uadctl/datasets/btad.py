@@ -11,7 +11,7 @@ a mask may be called <stem>_mask. Any category name is accepted. Images in train
 
 from __future__ import annotations
 
-from uadctl.datasets.base import OTHER_LAYOUT, Dataset, NoLayout, Where, holds
+from uadctl.datasets.base import Dataset, Where
 from uadctl.datasets.sorted_folders import (
     Folders,
     Truth,
@@ -19,6 +19,7 @@ from uadctl.datasets.sorted_folders import (
     find_category,
     given_images,
     is_category,
+    no_category,
     scored_images,
 )
 from uadctl.imaging.listing import is_folder, joined, subfolders
@@ -67,10 +68,7 @@ def _is_product(folder: str) -> bool:
 def _homes(root: str) -> dict[str, str]:
     found = _products(root)
     if not found:
-        raise NoLayout(
-            f"{root} holds no BTAD product: expected {joined(root, '<category>/train/ok')}, found {holds(root)}",
-            help=OTHER_LAYOUT,
-        )
+        raise no_category(root, "BTAD product", "train/ok")
     return found
 
 

@@ -15,7 +15,7 @@ MVTec LOCO AD and MVTec AD 2 are variations on it; what all such layouts share i
 
 from __future__ import annotations
 
-from uadctl.datasets.base import OTHER_LAYOUT, Dataset, NoLayout, Where, holds
+from uadctl.datasets.base import Dataset, NoLayout, Where, holds
 from uadctl.datasets.sorted_folders import (
     Truth,
     all_categories,
@@ -23,6 +23,7 @@ from uadctl.datasets.sorted_folders import (
     find_category,
     given_images,
     is_category,
+    no_category,
     scored_images,
 )
 from uadctl.imaging.listing import is_folder, joined
@@ -81,8 +82,5 @@ def _homes(root: str) -> dict[str, str]:
         # Their masks lie elsewhere: read as MVTec AD, defects would be without ground truth.
         raise NoLayout(f"{root} is not laid out as MVTec AD is: it holds {holds(root)}")
     if not found:
-        raise NoLayout(
-            f"{root} holds no MVTec category: expected {joined(root, '<category>/train/good')}, found {holds(root)}",
-            help=OTHER_LAYOUT,
-        )
+        raise no_category(root, "MVTec category", "train/good")
     return found

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 
-from uadctl.datasets.base import OTHER_LAYOUT, Dataset, NoLayout, Where, holds
+from uadctl.datasets.base import Dataset, Where
 from uadctl.datasets.sorted_folders import (
     GOOD,
     Folders,
@@ -31,6 +31,7 @@ from uadctl.datasets.sorted_folders import (
     given_images,
     has_part,
     is_category,
+    no_category,
     scored_images,
 )
 from uadctl.errors import DataError
@@ -107,11 +108,7 @@ def _has_sign(folder: str) -> bool:
 def _homes(root: str) -> dict[str, str]:
     found = all_categories(root, is_own, lambda folder: has_part(folder) or _has_sign(folder))
     if not found:
-        raise NoLayout(
-            f"{root} holds no MVTec AD 2 category: expected {joined(root, '<category>/train/good')} and "
-            f"{joined(root, f'<category>/{SPLITS[0]}')}, found {holds(root)}",
-            help=OTHER_LAYOUT,
-        )
+        raise no_category(root, "MVTec AD 2 category", "train/good", SPLITS[0])
     return found
 
 

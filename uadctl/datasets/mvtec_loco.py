@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from uadctl.datasets.base import OTHER_LAYOUT, Dataset, MaskFolder, NoLayout, Where, holds
+from uadctl.datasets.base import Dataset, MaskFolder, Where
 from uadctl.datasets.sorted_folders import (
     GOOD,
     Folders,
@@ -37,6 +37,7 @@ from uadctl.datasets.sorted_folders import (
     given_images,
     has_part,
     is_category,
+    no_category,
     scored_images,
 )
 from uadctl.errors import DataError, with_help
@@ -106,11 +107,7 @@ def _has_sign(folder: str) -> bool:
 def _homes(root: str) -> dict[str, str]:
     found = all_categories(root, is_own, lambda folder: has_part(folder) or _has_sign(folder))
     if not found:
-        raise NoLayout(
-            f"{root} holds no MVTec LOCO category: expected {joined(root, '<category>/train/good')} and "
-            f"{joined(root, f'<category>/test/{KINDS[0]}')}, found {holds(root)}",
-            help=OTHER_LAYOUT,
-        )
+        raise no_category(root, "MVTec LOCO category", "train/good", f"test/{KINDS[0]}")
     return found
 
 

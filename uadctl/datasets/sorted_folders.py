@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeAlias
 
-from uadctl.datasets.base import MaskFolder, check_category, own_name, without_suffix
+from uadctl.datasets.base import OTHER_LAYOUT, MaskFolder, NoLayout, check_category, holds, own_name, without_suffix
 from uadctl.errors import DataError, Problem, with_help
 from uadctl.imaging.listing import files_in, is_folder, is_image_name, joined, relative_images, subfolders
 from uadctl.records import Sample
@@ -130,6 +130,12 @@ def all_categories(
     if not found or root in found.values():
         return found
     return category_folders(root, lambda folder: folder != root and is_part(folder))
+
+
+def no_category(root: str, what: str, *expected: str) -> NoLayout:
+    """The error for a root without a category of `what`, a data set: what of one was expected, and what it holds."""
+    places = " and ".join(joined(root, f"<category>/{part}") for part in expected)
+    return NoLayout(f"{root} holds no {what}: expected {places}, found {holds(root)}", help=OTHER_LAYOUT)
 
 
 def find_category(

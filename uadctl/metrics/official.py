@@ -34,7 +34,7 @@ PixelMode = Literal["exact", "streaming"]
 #: The false-positive rate up to which MVTec LOCO integrates sPRO, and the two sorts of its kinds of defect.
 SPRO_LIMIT = 0.05
 _SPRO = "spro_05"
-_SORTS = ("logical", "structural")
+SORTS = ("logical", "structural")
 
 #: Bytes that the counts of all images for resamples of the pixel metrics may take.
 _STATISTICS = 2**28
@@ -130,7 +130,7 @@ class CategoryMetrics:
         self._unmasked = 0
         self._unsaturated = 0
 
-        self._sorts = _SORTS if protocol == "mvtec_loco" else ()
+        self._sorts = SORTS if protocol == "mvtec_loco" else ()
         self._saturations = saturations
         self._mode: PixelMode | None = None
         self._maps: _Maps | None = None
@@ -181,7 +181,7 @@ class CategoryMetrics:
         if seen.label < 0:
             return
         if self._verdicts is not None and anomaly_map is not None:
-            self._verdicts.call_image(anomaly_map, seen.label == 1, view=view)
+            self._verdicts.call(anomaly_map, seen.label == 1, None if pair is None else pair[0], view=view)
         if self._maps is None:
             return
         self._unmasked += seen.label == 1 and mask is None
@@ -189,8 +189,6 @@ class CategoryMetrics:
         if pair is not None:
             parts = take_apart(*pair)
             self._maps.take(parts, view=view, kind=seen.kind)
-            if self._verdicts is not None:
-                self._verdicts.call_pixels(*pair, view=view)
             for maps in self._spro.values() if seen.label == 0 else ():
                 maps.take(parts, view=view, kind=seen.kind)
         if saturated is not None and seen.sort is not None:
@@ -328,14 +326,14 @@ class CategoryMetrics:
         for view in self._views:
             if view.label == 1:
                 views.setdefault(view.kind, []).append(view)
-        kinds_of_sort = Counter(_sort_of(kind) for kind in views)
+        kinds_of_sort = Counter(sort_of(kind) for kind in views)
         found: dict[str, KindFigures] = {}
         for kind in sorted(views):
             figures = self._of_images_of(views[kind], good)
             if self._pixel:
                 figures |= self._aupro_of(kind, views[kind], pixels)
                 if self._sorts:
-                    alone = kinds_of_sort[_sort_of(kind)] == 1
+                    alone = kinds_of_sort[sort_of(kind)] == 1
                     figures[_SPRO] = self._spro_of(kind, views[kind], spro, alone=alone)
             found[kind] = _with_reasons(figures)
         return found
@@ -366,11 +364,11 @@ class CategoryMetrics:
 
     def _spro_of(self, kind: str, views: Sequence[_View], spro: Mapping[str, _Measured], *, alone: bool) -> _Figure:
         """sPRO of one kind of defect. views: of this kind. alone: no other kind is of its sort."""
-        sort, name = _sort_of(kind), aupro_name(SPRO_LIMIT)
+        sort, name = sort_of(kind), aupro_name(SPRO_LIMIT)
         if not self._has_masks or not self._saturations:
             return None, self._why_no_spro()
         if sort is None:
-            return None, f"its name begins with neither {' nor '.join(_SORTS)}"
+            return None, f"its name begins with neither {' nor '.join(SORTS)}"
         if alone:
             found = spro[sort].metrics
             return found.metrics[name], found.reasons.get(name, "")
@@ -457,9 +455,9 @@ class CategoryMetrics:
 _Figure = tuple[float | int | None, str]
 
 
-def _sort_of(kind: str) -> str | None:
+def sort_of(kind: str) -> str | None:
     """Whether a kind of defect is logical or structural, by the beginning of its name; None: neither."""
-    return next((sort for sort in _SORTS if kind.startswith(sort)), None)
+    return next((sort for sort in SORTS if kind.startswith(sort)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -477,7 +475,7 @@ class _View:
     @property
     def sort(self) -> str | None:
         """Of its defect, logical or structural; None for another, a good or an unknown image."""
-        return _sort_of(self.kind) if self.label == 1 else None
+        return sort_of(self.kind) if self.label == 1 else None
 
 
 def _saturated(
@@ -573,16 +571,19 @@ class _PixelVerdicts:
         self._images = _Hits()
         self._looked_at = 0
 
-    def call_image(self, anomaly_map: NDArray[np.float32], defect: bool, *, view: int) -> None:
-        """Take in the map of one image, and whether it has a defect."""
-        if self._threshold is not None:
-            called = bool(is_anomalous(anomaly_map, self._threshold).any())
-            self._images.take(view, called and defect, called and not defect, defect and not called)
-
-    def call_pixels(self, defect: NDArray[np.bool_], scores: NDArray[np.floating], *, view: int) -> None:
-        """Take in the pixels of one image, both (H, W)."""
-        if self._threshold is not None:
-            called, looked_at = is_anomalous(scores, self._threshold), ~np.isnan(scores)
+    def call(
+        self, anomaly_map: NDArray[np.float32], defect_image: bool, defect: NDArray[np.bool_] | None, *, view: int
+    ) -> None:
+        """Take in the map of one image, whether it has a defect, and its defect pixels where they are known."""
+        if self._threshold is None:
+            return
+        called = is_anomalous(anomaly_map, self._threshold)
+        any_called = bool(called.any())
+        self._images.take(
+            view, any_called and defect_image, any_called and not defect_image, defect_image and not any_called
+        )
+        if defect is not None:
+            looked_at = ~np.isnan(anomaly_map)
             tp = int(np.count_nonzero(called & defect))
             fp, fn = int(np.count_nonzero(called)) - tp, int(np.count_nonzero(defect & looked_at)) - tp
             self._pixels.take(view, tp, fp, fn)
@@ -658,12 +659,12 @@ def _mean_of_sorts(name: str, figures: Mapping[str, _Figure]) -> _Figure:
     """The mean over logical and structural defects, each counting the same; none where one of them is none, for its
     reason."""
     total = 0.0
-    for sort in _SORTS:
+    for sort in SORTS:
         value, why = figures[f"{name}_{sort}"]
         if value is None:
             return None, why
         total += value
-    return total / len(_SORTS), ""
+    return total / len(SORTS), ""
 
 
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -675,6 +676,6 @@ def _bounds(pixels: _Measured | None, spro: Mapping[str, _Measured]) -> dict[str
     found = dict(pixels.bounds) if pixels is not None else {}
     name = aupro_name(SPRO_LIMIT)
     of_sorts = {f"{_SPRO}_{sort}": measured.bounds[name] for sort, measured in spro.items() if name in measured.bounds}
-    if of_sorts and len(of_sorts) == len(_SORTS):
-        found[_SPRO] = sum(of_sorts.values()) / len(_SORTS)
+    if of_sorts and len(of_sorts) == len(SORTS):
+        found[_SPRO] = sum(of_sorts.values()) / len(SORTS)
     return found | of_sorts
