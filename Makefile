@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 bench: $(VENV)/.default
 	$(BIN)/uadctl bench specs/demo.toml
 
+# A file of tests a core, one thread each: many small tests gain nothing from a second thread and wait for one another.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.all
 	$(BIN)/ruff check .

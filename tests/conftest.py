@@ -37,6 +37,7 @@ def uadctl(tmp_path, monkeypatch):
     from uadctl.cli.app import app
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables as in a pipe: workers of a parallel test run have it set
 
     def run(*args: object, code: int | None = 0) -> Ended:
         result = CliRunner().invoke(app, [str(a) for a in args])

@@ -48,7 +48,9 @@ def test_alone_means_list(uadctl, name):
 
 
 def test_listing_filters_by_tag(uadctl):
-    assert [m["name"] for m in uadctl("models", "list", "--tag", "memory-bank", "--json").json] == ["vision_patchcore"]
+    assert [m["name"] for m in uadctl("models", "list", "--tag", "memory-bank", "--tag", "cnn", "--json").json] == [
+        "vision_patchcore"
+    ]
     assert uadctl("models", "list", "--tag", "memory-bank", "--tag", "banana", "--json").json == []
 
 

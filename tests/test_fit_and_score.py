@@ -322,6 +322,18 @@ def test_files_of_one_name_from_two_folders_keep_their_own_maps(tmp_path, monkey
     assert [s.stem for s in find_sources(["../a/x.png", "a/x.png"])] == ["a/x.png", "a/x.png-2"]
 
 
+def test_without_any_score_the_reason_is_true(uadctl, small, monkeypatch):
+    from uadctl.models.patchcore import PatchCore
+
+    monkeypatch.setattr(PatchCore, "_score_left_out", lambda *_: [])
+    ended = uadctl("fit", *small, "--json")
+    (unit,) = ended.json["units"]
+    assert unit["threshold"]["value"] is None
+    assert unit["threshold"]["reason"] == "no training image could be compared with another"
+    (unit,) = uadctl("fit", *small, "--limit-train", "1", "--json").json["units"]
+    assert unit["threshold"]["reason"] == "1 training image leaves no other to compare it with"
+
+
 def test_the_python_way(finished, new):
     fitted = load_run(finished, device="cpu")
     lines = list(score(fitted, [str(new / "a_good.png")]))

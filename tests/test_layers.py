@@ -26,11 +26,11 @@ LAYERS = (
     ("runs",),
     ("report",),
     ("plan",),
-    ("calibrate", "check", "fit", "score", "split", "submission"),
+    ("calibrate", "check", "evaluate", "fit", "score", "split", "submission"),
     ("bench",),
     ("cli",),
 )
-VERBS = {"calibrate", "check", "fit", "score", "split", "submission"}
+VERBS = {"calibrate", "check", "evaluate", "fit", "score", "split", "submission"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 HEAVY = {"torch", "torchvision", "cv2", "tifffile", "safetensors", "sklearn", "faiss", "timm", "anomalib", "matplotlib"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,3 +118,29 @@ def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
     assert caught.value.message == (
         "runtime \"openvino\" needs openvino, which is not installed. Install it with: pip install 'uadctl[openvino]'"
     )
+
+
+@pytest.mark.parametrize("model", ["vision_patchcore", "vision_padim"])
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_run_without_the_package_ends_before_any_work(small, uadctl, monkeypatch, model, dry):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    ended = uadctl("bench", *small, "--model", model, "--set", "model.params.runtime=openvino", *dry, code=2)
+    assert ended.err == (
+        'error: runtime "openvino" needs openvino, which is not installed. Install it with: '
+        "pip install 'uadctl[openvino]'\n"
+    )
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_backbone_that_it_does_not_compute_is_said_before_any_work(openvino, small, uadctl, dry):
+    words = [
+        "--set",
+        "model.params.runtime=openvino",
+        "--set",
+        "model.params.backbone=convnext_tiny",
+        "--no-pretrained",
+    ]
+    ended = uadctl("bench", *small, *words, *dry, code=2)
+    assert ended.err == 'error: runtime "openvino" does not compute convnext_tiny\n  Expected: torch.\n'
+    assert not Path("runs").exists()

@@ -167,7 +167,7 @@ def test_one_training_image_gives_scores_and_no_threshold():
     assert model.threshold_ is None
     assert model.decision_function([image(7)])[0] > 0
     with pytest.raises(
-        RuntimeError, match="^PatchCore has no threshold_: it was fitted on one training image, or for a run"
+        RuntimeError, match="^Known has no threshold_: it was fitted on one training image, or for a run"
     ):
         model.predict([image(7)])
 
@@ -278,8 +278,9 @@ def test_a_model_of_version_0_2_is_restored(fitted):
 @pytest.mark.parametrize("coreset", ["greedy", "random", "none"])
 def test_features_that_are_no_numbers_are_refused(coreset):
     broken = {0: [[0.0, 0.0], [0.0, float("nan")], [1.0, 0.0], [1.0, 1.0]], 7: [[float("inf"), 0.0]] * 4}
-    with pytest.raises(ValueError, match="^features contain NaN or infinity$"):
+    with pytest.raises(RunError, match="^efficientnet_lite0: features contain NaN or infinity$") as caught:
         Known(broken, coreset=coreset).fit([image(0)])
+    assert caught.value.help == 'In precision "fp16" numbers end at 65504: use "bf16" or "fp32".'
     model = Known(FEATURES | {7: broken[7]}).fit([image(0)])
     with pytest.raises(RunError, match="^efficientnet_lite0: features contain NaN or infinity$"):
         model.predict_batch([image(7)])
@@ -363,7 +364,7 @@ def test_equals_anomalib_on_the_same_features_and_coreset(fitted):
         layers=("layer2", "layer3"), backbone="resnet18", pre_trained=False, num_neighbors=9
     ).eval()
     images = np.stack([scratched(9), surface(10), scratched(11)])
-    layers = fitted._backbone()(images)
+    layers = fitted.network.backbone()(images)
     pooled = {name: reference.feature_pooler(m) for name, m in zip(reference.layers, layers, strict=True)}
     embedding = reference.reshape_embedding(reference.generate_embedding(pooled))
     ours = torch.cat([patches for patches, _ in fitted._embed(list(images))])

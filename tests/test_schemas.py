@@ -120,6 +120,10 @@ ACCEPTED = [
     FOLDER + '[dataset.files]\ntrain = "good/*"\nanomaly = ["a/*", "b/*"]\nmask = "m/{stem}.png"\n' + CORE,
     DEMO + CORE + "[model.params]\ncoreset_ratio = 1\nlayers = ['blocks.2']\nseed = 3\n",
     DEMO + CORE + "[model.params]\nknn_backend = '${KNN}'\n",
+    DEMO + CORE + "[model.grid]\ncoreset_ratio = [0.1, 1]\nlayers = [['blocks.2'], ['blocks.4']]\n",
+    DEMO + CORE + "[run]\nseeds = [0, 4294967295]\n",
+    '[dataset]\nname = "demo"\nshots = 4\n' + CORE,
+    '[dataset]\nname = "demo"\nshots = [1, 2]\n' + CORE,
     DEMO + CORE + "[calibration]\nalpha = 0.05\nholdout = 0.2\n",
     DEMO + CORE + "[calibration]\npixel_sigmas = 0\n",
     DEMO + CORE + "[calibration]\npixel_sigmas = 1000\n",
@@ -172,7 +176,18 @@ REFUSED = {
     DEMO + CORE + "[gate]\nimage_aurok = { min = 0.95 }\n": "$.gate",
     DEMO + CORE + "[gate]\ntp = { min = 1 }\n": "$.gate",
     DEMO + CORE + "[gate.category.tile]\nmiss = { min = 1 }\n": "$.gate.category.tile",
+    DEMO + CORE + "[run]\nseeds = []\n": "$.run.seeds",
+    DEMO + CORE + "[run]\nseeds = 1\n": "$.run.seeds",
+    '[dataset]\nname = "demo"\nshots = 0\n' + CORE: "$.dataset.shots",
+    '[dataset]\nname = "demo"\nshots = []\n' + CORE: "$.dataset.shots",
+    DEMO + CORE + "[model.grid]\ncoreset_fraction = [0.1]\n": "$.model.grid",
+    DEMO + CORE + "[model.grid]\ncoreset_ratio = 0.1\n": "$.model.grid.coreset_ratio",
+    DEMO + CORE + "[model.grid]\ncoreset_ratio = []\n": "$.model.grid.coreset_ratio",
+    DEMO + CORE + "[model.grid]\ncoreset_ratio = [true]\n": "$.model.grid.coreset_ratio[0]",
+    DEMO + CORE + "[model.grid]\nseed = [1]\n": "$.model.grid.seed",
+    DEMO + CORE + "[model.grid]\n": "$.model.grid",
     # keys that do not go together, or are missing
+    DEMO + CORE + "[run]\nseed = 1\nseeds = [1, 2]\n": "$.run",
     DEMO + CORE + "[preprocess]\nsize = 64\nresize = [64, 64]\n": "$.preprocess",
     DEMO + CORE + "[model.trainer]\nmax_epochs = 1\n": "$.model.trainer",
     '[dataset]\nname = "mvtec"\n' + CORE: "$.dataset",
@@ -279,6 +294,11 @@ SEVERAL = {"name": "several", "root": "."}
         (SEVERAL, {"name": "vision_wrapped", "params": {"n_jobs": "1"}}, "$.model.params.n_jobs"),
         (SEVERAL, {"name": "vision_needy", "params": {"kind": "a"}}, None),
         (SEVERAL, {"name": "vision_needy"}, "$.model"),
+        (SEVERAL, {"name": "vision_needy", "grid": {"kind": ["a", "b"]}}, None),
+        (SEVERAL, {"name": "vision_checkpoint", "grid": {"checkpoint_path": ["a.ckpt", "b.ckpt"]}}, None),
+        (SEVERAL, {"name": "vision_wrapped", "grid": {"anything": [1, "a"]}}, None),
+        (SEVERAL, {"name": "vision_wrapped", "grid": {"anything": 1}}, "$.model.grid.anything"),
+        (SEVERAL, {"name": "vision_checkpoint", "grid": {"contamination": [0.2]}}, "$.model"),
         (SEVERAL, {"name": "vision_needy", "params": {"device": "cpu"}}, "$.model.params"),
         (SEVERAL, {"name": "vision_checkpoint", "params": {"checkpoint_path": "m.ckpt"}}, None),
         (SEVERAL, {"name": "vision_checkpoint"}, "$.model"),
@@ -346,7 +366,7 @@ def properties(schema: dict[str, Any]) -> set[str]:
 def all_kinds(tmp_path_factory) -> list[Path]:
     """Runs that, with a plain one, write every document in every form: a unit fails, a gate breaks, the only training
     image has no other to be compared with, nothing is scored, a defect has no mask, images have groups, there are
-    intervals, and the working directory has a commit."""
+    intervals and several seeds, and the working directory has a commit."""
     from typer.testing import CliRunner
 
     from uadctl.cli.app import app
@@ -385,7 +405,7 @@ def all_kinds(tmp_path_factory) -> list[Path]:
             run("bench", "lone"),
             run("fit", "lone"),
             run("bench", "loco", "--set", "metrics.bootstrap=3", dataset="mvtec_loco"),
-            run("bench", "groups.csv", dataset="manifest"),
+            run("bench", "groups.csv", "--set", "run.seeds=[0,1]", dataset="manifest"),
         ]
 
 
@@ -419,7 +439,7 @@ def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
     assert problems({**document, "banana": 1}, schema) != []
-    for key in document:
+    for key in set(document) - {"seeds", "sds", "sd_reasons"}:  # absent before 0.5
         assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
     assert problems({**document, "schema": 2}, schema) != []
 

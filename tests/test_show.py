@@ -14,6 +14,7 @@ from spec_models import ENTRIES, Strict
 from test_layers import NOT_FOR_LISTING, command, loaded_by
 
 from uadctl.datasets import load_dataset
+from uadctl.features.backbone import resolve_device
 from uadctl.metrics import IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
 from uadctl.spec import BACKBONES, DATASETS, MODELS, PROTOCOLS, list_params, read_spec, resolve_dataset
 
@@ -35,6 +36,10 @@ def cells(text: str) -> list[list[str]]:
         ("models show vision_patchcore", 0),
         ("models show patchcore --json", 0),
         ("models show banana", 2),
+        ("models show resnet18", 0),
+        ("models show swin_t --json", 0),
+        ("models list --backbones", 0),
+        ("models verify", 0),
         ("datasets show mvtec", 0),
         ("datasets show demo --json", 0),
         ("datasets check mvtek", 2),
@@ -86,8 +91,10 @@ def test_a_model_is_shown_with_every_parameter(uadctl):
     assert len(list_params("patchcore")) >= 22
     for param in list_params("patchcore"):
         assert param.name in shown
-    for backbone in BACKBONES:
-        assert shown.count(backbone) == 2
+    for backbone in BACKBONES.values():
+        assert shown.count(backbone.name) == (0 if backbone.family else 2)
+    assert "\nAlso torchvision's alexnet, convnext_base, " in text
+    assert text.endswith("\nAlso by name: openclip:NAME, timm:NAME\nSee: uadctl models show BACKBONE\n")
 
 
 def test_a_model_in_json(uadctl):
@@ -136,6 +143,7 @@ def test_weights_are_looked_for_each_time(uadctl, monkeypatch, tmp_path):
     assert ["resnet18", "resnet18-f37072fd.pth", "BSD-3-Clause", "not here"] in cells(
         uadctl("models", "show", "patchcore").out
     )
+    assert "\nweights: found, in the package that came with pip\n" in uadctl("models", "show", "patchcore").out
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     (cache / "resnet18-f37072fd.pth").touch()
@@ -173,6 +181,149 @@ def test_python_objects_and_needed_parameters_are_marked(uadctl, monkeypatch):
     assert ["embedder", "Embedder", "from Python only"] in rows
     assert ["kernel", "tuple[int, int]", "[3, 3]"] in rows
     assert ["ratio", "float", "0.1", "share of the patches that are kept."] in rows
+
+
+# --- models show BACKBONE
+
+
+def test_a_backbone_is_shown_with_its_layers(uadctl, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("UADCTL_WEIGHTS", raising=False)
+    text = uadctl("models", "show", "resnet18").out
+    assert text.startswith(
+        "resnet18: torchvision's resnet18, ImageNet weights IMAGENET1K_V1.\n"
+        "\n"
+        'paper: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016\n'
+        "weights: resnet18-f37072fd.pth\n"
+        "licence: BSD-3-Clause\n"
+        "from: https://download.pytorch.org/models/resnet18-f37072fd.pth\n"
+        "found: not on this machine; fetch it with: uadctl models fetch resnet18 --to DIR\n"
+    )
+    rows = cells(text)
+    assert ["layer2", "yes", "128", "8", "128 x 28 x 28"] in rows
+    assert ["layer4", "512", "32", "512 x 7 x 7"] in rows
+    found = uadctl("models", "show", "resnet18", "--json").json
+    assert (found["schema"], found["name"], found["path"], found["sha256"]) == (1, "resnet18", None, None)
+    assert found["fetch"] == "uadctl models fetch resnet18 --to DIR"
+    (listed,) = (b for b in uadctl("models", "list", "--backbones", "--json").json if b["name"] == "resnet18")
+    assert {key: found[key] for key in listed} == listed
+
+
+def test_a_backbone_that_is_here_is_shown_with_its_checksum(uadctl):
+    entry = BACKBONES["efficientnet_lite0"]
+    text = uadctl("models", "show", "tf_efficientnet_lite0").out
+    assert f"\nsha256: {entry.weights.sha256}\n" in text
+    assert re.search(r"\nfound: \S+efficientnet-lite0-57934424\.pth \(package\)\n", text)
+    found = uadctl("models", "show", "efficientnet_lite0", "--json").json
+    assert (found["sha256"], found["fetch"]) == (entry.weights.sha256, None)
+
+
+def test_every_backbone_is_listed(uadctl):
+    text = uadctl("models", "list", "--backbones").out
+    rows = {row[0]: row for row in cells(text)}
+    assert set(BACKBONES) <= set(rows)
+    assert rows["swin_t"][1:6] == ["features.3, features.5", "192, 384", "8, 16", "swin_t-704ceda3.pth", "BSD-3-Clause"]
+    assert text.endswith("\nAlso by name: openclip:NAME, timm:NAME\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("resnet19", "no such backbone; did you mean resnet18? Or openclip:NAME, timm:NAME. See: uadctl models list --backbones"),
+        ("qqqqqq", "no such model. See: uadctl models list"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_neither_a_model_nor_a_backbone(uadctl, name, says):
+    assert uadctl("models", "show", name, code=2).err == f'error: "{name}": {says}\n'
+
+
+# --- models list --check
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """PatchCore and the models of spec_models.py, and no others."""
+    kept = {"vision_patchcore": MODELS["vision_patchcore"], **{entry.name: entry for entry in ENTRIES}}
+    for name in list(MODELS):
+        monkeypatch.delitem(MODELS, name)
+    for name, entry in kept.items():
+        monkeypatch.setitem(MODELS, name, entry)
+
+
+@pytest.mark.usefixtures("few")
+def test_each_model_is_checked_on_this_machine(uadctl, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anomalib", None)
+    monkeypatch.setattr(Strict, "weights_state", lambda self: "none", raising=False)
+    found = uadctl("models", "list", "--check", "--json").json
+    assert (found["schema"], found["device"]) == (1, resolve_device("auto"))
+    rows = {row["name"]: (row["ready"], row["weights"], row["needs"]) for row in found["models"]}
+    assert rows == {
+        "vision_checkpoint": (False, None, ["pip install 'uadctl[anomalib]'"]),
+        "vision_needy": (False, None, ["[model.params] kind, device"]),
+        "vision_patchcore": (True, "package", []),
+        "vision_strict": (True, "none", []),
+        "vision_trainable": (False, None, ["a checkpoint: --checkpoint-path FILE, or [model.params] checkpoint_path"]),
+        "vision_wrapped": (
+            False,
+            None,
+            ["it cannot be built: AttributeError: 'Wrapped' object has no attribute 'weights_state'"],
+        ),
+    }
+    text = uadctl("models", "list", "--check").out
+    assert text.startswith(f"device: {resolve_device('auto')}\n")
+    assert ["vision_checkpoint", "no", "pip install 'uadctl[anomalib]'"] in cells(text)
+    assert ["vision_patchcore", "yes", "package"] in cells(text)
+
+
+@pytest.mark.usefixtures("few")
+def test_absent_weights_are_fetched_by_the_command_said(uadctl, monkeypatch):
+    from uadctl.models.frozen import FrozenNetwork
+
+    def check() -> list[str]:
+        rows = uadctl("models", "list", "--check", "--tag", "patchcore", "--json").json["models"]
+        (row,) = rows
+        assert not row["ready"]
+        return row["needs"]
+
+    monkeypatch.setattr(FrozenNetwork, "weights_state", lambda self: "network")
+    monkeypatch.delenv("UADCTL_OFFLINE", raising=False)
+    assert check() == ["weights: uadctl models fetch efficientnet_lite0 --to DIR"]
+    monkeypatch.setenv("UADCTL_OFFLINE", "1")
+    assert check() == ["weights: uadctl models fetch efficientnet_lite0 --to DIR (UADCTL_OFFLINE is set)"]
+
+
+@pytest.mark.parametrize("words", [["list", "--check"], ["list", "--check", "--json"], ["list", "--backbones"]])
+def test_a_weights_folder_that_is_not_there_is_one_error(uadctl, monkeypatch, words):
+    monkeypatch.setenv("UADCTL_WEIGHTS", "nowhere")
+    ended = uadctl("models", *words, code=2)
+    assert ended.out == ""
+    assert ended.err == "error: UADCTL_WEIGHTS=nowhere: no such folder\n  Name the folder that weights files lie in.\n"
+
+
+def test_a_model_that_a_library_has_not(uadctl):
+    pytest.importorskip("open_clip", reason="it is asked for its models")
+    assert (
+        uadctl("models", "show", "openclip:nope", code=2).err == 'error: "openclip:nope": no such model of open_clip\n'
+    )
+
+
+def test_a_parameter_that_takes_more_than_its_choices_is_shown_as_written(uadctl):
+    rows = {row[0]: row for row in cells(uadctl("models", "show", "anomalydino").out) if len(row) > 3}
+    assert rows["image_size"][1:3] == ["int | Literal['given']", "448"]
+    assert "One of" not in rows["image_size"][3]
+    assert rows["knn_backend"][1] == "str"
+    assert rows["precision"][1] == "str"  # its Literal has a name
+
+
+@pytest.mark.parametrize(
+    "options", ["--check --backbones", "--markdown --json", "--markdown --tag cnn", "--backbones --tag cnn"]
+)
+def test_options_of_the_list_that_do_not_go_together(uadctl, options):
+    ended = uadctl("models", "list", *options.split(), code=2)
+    assert ended.err == (
+        "error: uadctl models list: --check, --backbones and --markdown do not go together, nor with a --tag or --json "
+        "that they would ignore\n"
+    )
 
 
 def test_a_model_that_is_not_there(uadctl):

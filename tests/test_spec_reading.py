@@ -13,6 +13,7 @@ from spec_models import ENTRIES
 from uadctl.errors import SpecError
 from uadctl.spec import MODELS, Overrides, Reading, RunSpec, read_spec
 from uadctl.spec.grammar import name_from, usable_cores
+from uadctl.spec.values import shown
 
 GOOD = """\
 [dataset]
@@ -61,6 +62,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
         "run": {
             "name": "screw.v2",
             "seed": 0,
+            "seeds": None,
             "device": "auto",
             "precision": "fp32",
             "batch_size": 16,
@@ -78,6 +80,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
             "on_error": "fail",
             "limit_train": None,
             "limit_test": None,
+            "shots": None,
             "files": None,
         },
         "preprocess": {"size": 256, "resize": None, "crop": None},
@@ -95,6 +98,7 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
                     "pretrained": True,
                     "contamination": 0.1,
                 },
+                "grid": None,
                 "trainer": None,
             },
         ),
@@ -714,7 +718,8 @@ def test_a_checkpoint_comes_from_either_side(tmp_path: Path) -> None:
     same = read(own, name="specs/s.toml", checkpoint_path="m.ckpt").spec
     assert same.models[0].params["checkpoint_path"] == wanted
     assert problems(own, name="specs/s.toml", checkpoint_path="../m.ckpt") == [
-        f'--checkpoint-path {tmp_path.parent / "m.ckpt"} and the model parameter checkpoint_path = "{wanted}" conflict'
+        f"--checkpoint-path {tmp_path.parent / 'm.ckpt'} and the model parameter checkpoint_path = {shown(wanted)} "
+        "conflict"
     ]
 
 

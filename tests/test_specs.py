@@ -7,7 +7,7 @@ from pathlib import Path
 import parts
 import pytest
 
-from uadctl.spec import DATASETS, PROTOCOLS, read_spec
+from uadctl.spec import DATASETS, PROTOCOLS, create_model, read_spec, variants
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -22,20 +22,27 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
     files = sorted(SPECS.glob("*.toml"))
     assert [f.stem for f in files] == [
         "btad_patchcore",
+        "compare_models",
         "demo",
         "folder",
         "manifest",
         "mvtec_ad2_patchcore",
+        "mvtec_anomalydino",
         "mvtec_loco_patchcore",
+        "mvtec_padim_wrn50",
         "mvtec_patchcore",
         "mvtec_patchcore_wrn50",
+        "mvtec_winclip",
+        "sweep",
         "visa_patchcore",
     ]
     for file in files:
         reading = read_spec(str(file), env=env)
         assert reading.notes == ()
         assert reading.spec.run.name == file.stem
-        assert reading.spec.models[0].name == "vision_patchcore"
+        words = file.stem.split("_")
+        named = [word for word in words if word in ("patchcore", "padim", "anomalydino", "winclip")]
+        assert {f"vision_{word}" for word in named} <= {model.name for model in reading.spec.models}
 
 
 def test_every_data_set_has_a_spec_with_its_own_protocol(env):
@@ -45,6 +52,14 @@ def test_every_data_set_has_a_spec_with_its_own_protocol(env):
         protocol = DATASETS[spec.dataset.name].measured_by
         assert spec.metrics.protocol == protocol
         assert spec.metrics.fpr_limits == PROTOCOLS[protocol].fpr_limits
+
+
+def test_the_sweep_is_of_three_seeds_two_shots_and_two_coresets(env):
+    spec = read_spec(str(SPECS / "sweep.toml"), env=env).spec
+    assert spec.run.all_seeds == (0, 1, 2)
+    assert [variant.model.label for variant in variants(spec)] == [
+        f"patchcore coreset_ratio={ratio},shots={shots}" for ratio in (0.01, 0.1) for shots in (2, 8)
+    ]
 
 
 def test_the_papers_spec_is_the_papers_setting(env):
@@ -80,10 +95,25 @@ def test_the_folder_spec_reads_its_layout(env, tmp_path, uadctl, monkeypatch):
     assert metrics["pixel_auroc"] > 0.9
 
 
-def test_the_weights_page_names_every_file():
-    from uadctl.spec.registry import BACKBONES
+def test_padims_spec_is_its_papers_setting(env):
+    spec = read_spec(str(SPECS / "mvtec_padim_wrn50.toml"), env=env).spec
+    assert (spec.preprocess.resize, spec.preprocess.crop) == ((256, 256), (224, 224))
+    params = spec.models[0].params
+    assert (params["backbone"], tuple(params["layers"])) == ("wide_resnet50_2", ("layer1", "layer2", "layer3"))
+    assert (params["n_features"], params["eps"], params["sigma"]) == (550, 0.01, 4.0)
 
-    page = (SPECS.parent / "docs" / "weights.md").read_text(encoding="utf-8")
-    assert len(BACKBONES) >= 8
-    for entry in BACKBONES.values():
-        assert f"| `{entry.name}` | `{entry.weights.file}` | {entry.weights.licence} |" in page
+
+def test_winclips_spec_is_its_papers_setting(env):
+    spec = read_spec(str(SPECS / "mvtec_winclip.toml"), env=env).spec
+    assert spec.preprocess.resize == (240, 240)
+    assert [model.label for model in spec.models] == ["zero_shot", "few_shot"]
+    for model in spec.models:
+        assert (model.params["model_name"], model.params["pretrained"]) == ("ViT-B-16-plus-240", "laion400m_e31")
+        built = create_model(model.name, **model.params)
+        assert (built.temperature, built.sigma) == (0.07, 0.0)
+
+
+def test_the_few_shot_spec_draws_three_times_of_each_number(env):
+    spec = read_spec(str(SPECS / "mvtec_anomalydino.toml"), env=env).spec
+    assert spec.run.all_seeds == (0, 1, 2)
+    assert [variant.shots for variant in variants(spec)] == [1, 4, 16]

@@ -8,37 +8,47 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 if TYPE_CHECKING:
     from uadctl.bench import build_default_detector, run_benchmark
     from uadctl.datasets import load_benchmark_split, load_dataset
+    from uadctl.evaluate import evaluate_split, quick_benchmark
     from uadctl.metrics import evaluate_detector
+    from uadctl.models.checks import check_detector, check_model
     from uadctl.runs.fitted import load_run
     from uadctl.spec import create_model, list_models, model_info
 
 __all__ = [
     "__version__",
     "build_default_detector",
+    "check_detector",
+    "check_model",
     "create_model",
     "evaluate_detector",
+    "evaluate_split",
     "list_models",
     "load_benchmark_split",
     "load_dataset",
     "load_run",
     "model_info",
+    "quick_benchmark",
     "run_benchmark",
 ]
 
 _HOMES = {
     "build_default_detector": "uadctl.bench",
+    "check_detector": "uadctl.models.checks",
+    "check_model": "uadctl.models.checks",
     "create_model": "uadctl.spec",
     "evaluate_detector": "uadctl.metrics",
+    "evaluate_split": "uadctl.evaluate",
     "list_models": "uadctl.spec",
     "load_benchmark_split": "uadctl.datasets",
     "load_dataset": "uadctl.datasets",
     "load_run": "uadctl.runs.fitted",
     "model_info": "uadctl.spec",
+    "quick_benchmark": "uadctl.evaluate",
     "run_benchmark": "uadctl.bench",
 }
 

@@ -1,4 +1,4 @@
-"""The verb `bench`: fit, score the test images and measure, for every category and model of a spec."""
+"""The verb `bench`: fit, score the test images and measure, for every category, model and seed of a spec."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
 from uadctl.imaging.files import image_size, read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.inference import Scored, stream
-from uadctl.metrics import CategoryMetrics, Measurement, check_saturations, mean_metrics
-from uadctl.plan import Cell, Plan, build_detector, make_plan
+from uadctl.metrics import CategoryMetrics, Measurement, check_saturations
+from uadctl.plan import Cell, Plan, build_detector, distinct_models, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size
 from uadctl.runs import fitted as fitted_model
@@ -30,6 +30,7 @@ from uadctl.runs.driver import Driver
 from uadctl.runs.folder import RunFolder, UnitFolder, output_stems
 from uadctl.runs.gate import Verdict, check_categories
 from uadctl.runs.gate import evaluate as evaluate_gate
+from uadctl.runs.summary import summarise
 from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
 from uadctl.submission import SubmissionPart, private_images, write_submission
@@ -87,7 +88,7 @@ def bench(
     check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     if submission is not None:
         _check_submission(plan, submission)
-    for model in spec.models:
+    for model in distinct_models(spec):
         build_detector(spec, model).prepare()
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
@@ -103,9 +104,16 @@ def _check_submission(plan: Plan, folder: str) -> None:
         raise SpecError(
             f"--submission {folder}: only MVTec AD 2 has an evaluation server; the data set is {spec.dataset.name}"
         )
-    if len(spec.models) > 1:
-        labels = ", ".join(model.label for model in spec.models)
-        raise SpecError(f"--submission {folder}: holds the maps of one model; the spec has {labels}")
+    labels = list(dict.fromkeys(cell.model.label for cell in plan.cells))
+    if len(labels) > 1:
+        told = ", ".join(labels[:_SAID]) + (f" and {len(labels) - _SAID} more" if len(labels) > _SAID else "")
+        raise SpecError(f"--submission {folder}: holds the maps of one model; the spec has {told}")
+    seeds = spec.run.all_seeds
+    if len(seeds) > 1:
+        raise SpecError(
+            f"--submission {folder}: holds the maps of one model; the spec has {len(seeds)} seeds",
+            help=f"Choose one: --seed {seeds[0]}",
+        )
     if spec.preprocess.crop is not None:
         raise SpecError(
             f"--submission {folder}: covers every pixel, and [preprocess] crop leaves some out",
@@ -165,10 +173,12 @@ def _bench(
     submission: str | None,
 ) -> BenchResult:
     spec = plan.spec
-    samples = {c.category: (*c.train, *c.dataset.validation, *c.test) for c in plan.cells}
+    samples = {c.category: (*c.pool, *c.dataset.validation, *c.test) for c in plan.cells}
     defects = {c.category: c.dataset.defects for c in plan.cells}
     fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
+    # What is said of the data is said once, not for every model and seed.
+    tells = {cell.category: cell for cell in reversed(plan.cells)}
     units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
 
     for category, known in (previous or {}).get("data", {}).items():
@@ -178,10 +188,12 @@ def _bench(
                 help="Start a new run.",
             )
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
-    shared = _SharedFeatures(spec)
+    shared = _SharedFeatures(plan)
 
     def work(unit: UnitFolder) -> None:
-        facts = _bench_cell(spec, cells[unit.path], unit, driver, progress, shared.of(unit.category))
+        cell = cells[unit.path]
+        cache = shared.of(unit.category)
+        facts = _bench_cell(spec, cell, unit, driver, progress, cache, tells=tells[unit.category] is cell)
         driver.describe(unit, data=fingerprint(unit.category), model=facts)
 
     failed = driver.work(units, work)
@@ -268,14 +280,12 @@ def run_benchmark(
 
 
 def _collect(units: Sequence[UnitFolder]) -> dict[str, Any]:
-    """The run's metrics.json out of those of its units. A failed cell voids its model's means."""
+    """The run's metrics.json out of those of its units. A failed cell voids its label's means."""
     results: dict[str, dict[str, dict[str, Any]]] = {}
-    cells: dict[str, list[dict[str, Any]]] = {}
     for unit in units:
         cell = _without_schema(unit.read("metrics"))
         results.setdefault(unit.category, {}).setdefault(unit.label, {})[str(unit.seed)] = cell
-        cells.setdefault(unit.label, []).append(cell.get("metrics", {}))
-    return {"results": results, "means": {label: mean_metrics(members) for label, members in cells.items()}}
+    return {"results": results, **summarise(results)}
 
 
 def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
@@ -283,18 +293,22 @@ def _without_schema(document: dict[str, Any]) -> dict[str, Any]:
 
 
 class _SharedFeatures:
-    """The cache in which the models of one category find each other's feature maps; one category at a time."""
+    """The cache in which the cells of one category find each other's feature maps; one category at a time.
 
-    def __init__(self, spec: RunSpec) -> None:
+    It knows whole batches: cells that learn from different images, of different shots, share those of the test images.
+    """
+
+    def __init__(self, plan: Plan) -> None:
         self._category: str | None = None
         self._cache: FeatureCache | None = None
-        if len(spec.models) > 1 and spec.run.feature_cache_bytes:
+        memory = plan.spec.run.feature_cache_bytes
+        if memory and len(plan.cells) > len({cell.category for cell in plan.cells}):
             from uadctl.features.cache import FeatureCache
 
-            self._cache = FeatureCache(max_bytes=spec.run.feature_cache_bytes)
+            self._cache = FeatureCache(max_bytes=memory)
 
     def of(self, category: str) -> FeatureCache | None:
-        """The cache for this category; None in a bench of one model, and without memory for it."""
+        """The cache for this category; None in a bench of one cell a category, and without memory for it."""
         if self._cache is not None and category != self._category:
             self._cache.clear()
         self._category = category
@@ -302,19 +316,29 @@ class _SharedFeatures:
 
 
 def _bench_cell(
-    spec: RunSpec, cell: Cell, unit: UnitFolder, driver: Driver, progress: Progress, feature_cache: FeatureCache | None
+    spec: RunSpec,
+    cell: Cell,
+    unit: UnitFolder,
+    driver: Driver,
+    progress: Progress,
+    feature_cache: FeatureCache | None,
+    *,
+    tells: bool,
 ) -> dict[str, Any]:
-    """Fit, score and measure one cell into its folder. Returns the facts of the fitted model."""
+    """Fit, score and measure one cell into its folder. Returns the facts of the fitted model.
+
+    tells: whether this cell says what there is to say of the category's data.
+    """
     trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache)
     size = fitted_model.save(trained, unit)
 
     warn = driver.warn
-    if cell.model is spec.models[0]:  # what is said of the data is said once, not for every model
+    if tells:
         for message in _doubts(cell, pixel=spec.metrics.pixel):
             warn(message)
     tested = _Tested(spec, cell, unit, trained, fit_report)
     start = time.perf_counter()
-    with progress.task(f"score {cell.category} · {cell.model.label}", len(cell.test)) as task:
+    with progress.task(f"score {cell.title}", len(cell.test)) as task:
         found = stream(
             trained.detector,
             [s.path for s in cell.test],
@@ -325,7 +349,7 @@ def _bench_cell(
             tested.take(sample, item, warn=warn)
             task.advance()
     seconds = time.perf_counter() - start
-    with progress.task(f"metrics {cell.category} · {cell.model.label}", 1, unit="categories") as task:
+    with progress.task(f"metrics {cell.title}", 1, unit="categories") as task:
         measured = tested.measure()
         task.advance()
     counts = measured.metrics.counts

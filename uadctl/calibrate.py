@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uadctl.errors import DataError, RunError, SpecError, with_help
-from uadctl.plan import limited, load_category
+from uadctl.plan import draw_shots, limited, load_category
 from uadctl.progress import Progress, Silent
 from uadctl.runs.fitted import Calibration, PixelScale, read_calibration
+from uadctl.spec import variants
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _from_images(
         )
     paths = _distinct(_files(good), progress)
     spec = run.spec
-    _check_against_data(run, paths, categories[0])
+    _check_against_data(run, units, paths)
     use_threads(spec.run.threads)
     new = []
     for unit, before in zip(units, old, strict=True):
@@ -154,7 +155,8 @@ def _from_images(
         pixels = PixelCalibration()
         problems: list[str] = []
         found = stream(fitted.detector, paths, geometry=fitted.geometry, threads=spec.run.threads)
-        with progress.task(f"calibrate {unit.category} · {unit.label}", len(paths)) as task:
+        seed = f" · seed {unit.seed}" if len(spec.run.all_seeds) > 1 else ""
+        with progress.task(f"calibrate {unit.category} · {unit.label}{seed}", len(paths)) as task:
             for item in found:
                 if item.prediction is None:
                     problems.append(str(item.error))
@@ -213,9 +215,13 @@ def _sha256(path: str) -> str | None:
         return None
 
 
-def _check_against_data(run: RunFolder, paths: Sequence[str], category: str) -> None:
-    """DataError if an image is a copy of one that the run trained or tested on, as far as its data can be found."""
-    table = run.spec.dataset
+def _check_against_data(run: RunFolder, units: Sequence[UnitFolder], paths: Sequence[str]) -> None:
+    """DataError if an image is a copy of one that a unit trained or tested on, as far as its data can be found.
+
+    units: of one category.
+    """
+    spec, category = run.spec, units[0].category
+    table = spec.dataset
     if table.root is None or not Path(table.root).exists():
         return
     try:
@@ -223,7 +229,14 @@ def _check_against_data(run: RunFolder, paths: Sequence[str], category: str) -> 
     except DataError:  # what lies there now is another data set
         return
     given = {digest: path for path in paths if (digest := _sha256(path)) is not None}
-    train, test = limited(dataset.train, table.limit_train), limited(dataset.test, table.limit_test)
+    pool, test = limited(dataset.train, table.limit_train), limited(dataset.test, table.limit_test)
+    shots = {variant.model.label: variant.shots for variant in variants(spec)}
+    learned = {
+        sample
+        for unit in units
+        for sample in draw_shots(pool, shots.get(unit.label), category=category, seed=unit.seed)
+    }
+    train = [sample for sample in pool if sample in learned]
     for samples, what in ((train, "a training image"), (test, "a test image")):
         if copies := _copies(given, [sample.path for sample in samples]):
             raise DataError(

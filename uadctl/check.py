@@ -19,7 +19,17 @@ from uadctl.errors import DataError, Problem
 from uadctl.imaging.files import read_image, read_mask
 from uadctl.metrics import check_saturations
 from uadctl.metrics.official import SORTS, sort_of
-from uadctl.plan import build_detector, choose_categories, in_groups, limited, load_category, parts_held_out, parts_of
+from uadctl.plan import (
+    build_detector,
+    choose_categories,
+    distinct_models,
+    in_groups,
+    limited,
+    load_category,
+    parts_held_out,
+    parts_of,
+    too_few_for_shots,
+)
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size
 from uadctl.runs.fitted import geometry_for
@@ -138,10 +148,10 @@ def check_dataset(
 def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
     """`check_dataset` for the images that a bench of this spec would read, held against the spec's settings.
 
-    `[dataset]` limits and `on_error`, `[metrics] pixel`, `[calibration] split` and a `[preprocess]` crop that does not
-    fit are taken into account. Raises SpecError as well where a model does not take its parameters.
+    `[dataset]` limits, shots and `on_error`, `[metrics] pixel`, `[calibration] split` and a `[preprocess]` crop that
+    does not fit are taken into account. Raises SpecError as well where a model does not take its parameters.
     """
-    geometries = (geometry_for(spec.preprocess, stride=build_detector(spec, m).stride) for m in spec.models)
+    geometries = (geometry_for(spec.preprocess, stride=build_detector(spec, m).stride) for m in distinct_models(spec))
     use = _Use(
         pixel=spec.metrics.pixel,
         protocol=spec.metrics.protocol,
@@ -273,6 +283,7 @@ def _check_category(
             _duplicates(group, findings)
     _crops(first, sizes, use.geometries, findings, skips=skips)
     _enough(dataset, (train, test), readable, use, findings, skips=skips)
+    _shots(dataset, train, table, use, findings)
     if use.protocol == "mvtec_loco":
         _enough_of_each_sort(dataset, test, use, findings)
     return CategoryReport(
@@ -522,6 +533,22 @@ def _enough(
         findings.warning(
             f"{category}: the test split has no normal image ({defects} defect); the image metrics will be null"
         )
+
+
+def _shots(dataset: Dataset, train: Sequence[Sample], table: DatasetTable, use: _Use, findings: _Findings) -> None:
+    """Whether there are as many training images as shots, and whether a hold-out leaves any of them."""
+    few = too_few_for_shots(table, dataset.category, len(train))
+    if few is not None:
+        findings.errors.append(few)
+    if use.holdout is None:
+        return
+    for shots in table.shot_counts:
+        # They show at most so many parts; fewer would leave none the more.
+        if shots is not None and parts_held_out(shots, use.holdout) >= shots:
+            findings.error(
+                f"{dataset.category}: [calibration] holdout = {use.holdout} of {_counted(shots, 'shot')} leaves none "
+                "to learn from"
+            )
 
 
 def _enough_of_each_sort(dataset: Dataset, test: Sequence[Sample], use: _Use, findings: _Findings) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from uadctl import heap
 from uadctl.errors import DataError
+from uadctl.imaging.geometry import Geometry
 from uadctl.inference import stream, training_images, use_threads
-from uadctl.plan import Cell, Plan, build_detector, hold_out, in_groups, make_plan, parts_of
+from uadctl.plan import Cell, Plan, build_detector, distinct_models, hold_out, in_groups, make_plan, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
@@ -21,6 +22,7 @@ from uadctl.runs import provenance
 from uadctl.runs.driver import Driver
 from uadctl.runs.fitted import Calibration, Fitted, PixelScale, geometry_for
 from uadctl.runs.folder import RunFolder, UnitFolder
+from uadctl.spec.grammar import PreprocessTable
 from uadctl.spec.signature import constructor_kwargs
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from uadctl.features.cache import FeatureCache
-    from uadctl.imaging.geometry import Geometry
     from uadctl.models.base import Detector
     from uadctl.records import Sample
     from uadctl.spec import RunSpec
@@ -60,14 +61,14 @@ class RunResult:
 
 
 def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str] = ()) -> RunResult:
-    """Fit every category and model of a spec and keep them in a new run folder, ready for `score`.
+    """Fit every category, model and seed of a spec and keep them in a new run folder, ready for `score`.
 
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell and are listed in the result.
     """
     progress = progress or Silent()
     plan = make_plan(spec, progress=progress)
-    for model in spec.models:
+    for model in distinct_models(spec):
         build_detector(spec, model).prepare()
     run = RunFolder.create(spec)
     with run.locked():
@@ -77,7 +78,7 @@ def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str]
 def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -> RunResult:
     spec = plan.spec
     driver = Driver(run, verb="fit", progress=progress, notes=notes)
-    samples = {c.category: (*c.train, *c.dataset.validation) for c in plan.cells}
+    samples = {c.category: (*c.pool, *c.dataset.validation) for c in plan.cells}
     defects = {c.category: c.dataset.defects for c in plan.cells}
     fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
@@ -116,13 +117,21 @@ def fit_cell(
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
     use_threads(spec.run.threads)
-    detector = build_detector(spec, cell.model, feature_cache=feature_cache)
+    detector = build_detector(spec, cell.model, seed=cell.seed, class_name=cell.class_name, feature_cache=feature_cache)
     geometry = geometry_for(spec.preprocess, stride=detector.stride)
     report = FitReport()
-    title = f"{cell.category} · {cell.model.label}"
+    title = cell.title
+    if detector.own_size is not None and spec.preprocess == PreprocessTable():
+        # Shrunk to the default first, images would come out of it blurred.
+        geometry = Geometry(size=None, stride=detector.stride)
+        warn(
+            f"{cell.model.label}: [preprocess] size = {spec.preprocess.size} is the default and not applied: the model "
+            f"itself brings the shorter side of images to {detector.own_size} pixels (beyond 4:1 the area stays that "
+            'of a 4:1 image); model.params.image_size = "given" applies it'
+        )
 
-    if detector.weights_state() == "random":
-        warn(f"{cell.model.label}: pretrained = false: the backbone's weights are random, the scores mean little")
+    for doubt in detector.doubts():
+        warn(f"{cell.model.label}: {doubt}")
 
     def broken(sample: Sample, error: DataError) -> None:
         if spec.dataset.on_error == "fail":
@@ -160,7 +169,8 @@ def fit_cell(
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
         warn(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
-    return Fitted(cell.model.name, constructor_kwargs(spec.run, cell.model), detector, geometry, calibration), report
+    params = constructor_kwargs(spec.run, cell.model, seed=cell.seed, class_name=cell.class_name)
+    return Fitted(cell.model.name, params, detector, geometry, calibration), report
 
 
 class _Calibrating:
@@ -233,13 +243,16 @@ class _Calibrating:
             value = quantile_threshold(self._scores, alpha=alpha)
             image = Threshold(value=value, method="quantile", alpha=alpha, n=n, source=self.kind)
         else:
-            reason = self._why_not or (
-                f"{images} training image leaves no other to compare it with"
-                if self.kind == "leave-one-out" and images == 1
-                else f"none of {len(self.normal)} calibration images could be scored"
-            )
+            reason = self._why_not or self._why_no_scores(images)
             image = Threshold(value=None, method="quantile", alpha=alpha, reason=reason)
         return Calibration(image, PixelScale.of(self._pixels, self._wanted), tuple(sorted(self._scores)))
+
+    def _why_no_scores(self, images: int) -> str:
+        if self.kind != "leave-one-out":
+            return f"none of {len(self.normal)} calibration images could be scored"
+        if images == 1:
+            return "1 training image leaves no other to compare it with"
+        return "no training image could be compared with another"
 
 
 def _score_normal(

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from uadctl import heap
-from uadctl.errors import DataError
+from uadctl.errors import DataError, UadctlError
 from uadctl.imaging.files import read_image
 from uadctl.imaging.geometry import Geometry
 from uadctl.records import Prediction, Size
@@ -170,14 +170,67 @@ def _predict(detector: Detector, batch: Sequence[Decoded], include_maps: bool) -
         yield Scored(item.index, seconds, item.image, Prediction(raw.score, field))
 
 
-def infer(detector: Detector, images: Iterable[Image], include_maps: bool = False) -> list[Prediction]:
+def infer(detector: Detector | object, images: Iterable[Image], include_maps: bool = False) -> list[Prediction]:
     """Scores, and maps at each image's own size, of paths or (H, W, 3) RGB uint8 arrays of any sizes.
 
-    Images are given to the detector as they are, without preprocessing. Raises DataError for the first broken one.
+    Images are given to the detector as they are, without preprocessing.
+
+    detector: one of uadctl; or another library's, with `decision_function` and for maps `predict_anomaly_map`. These
+        are given a list of arrays, and one (n, H, W, 3) array where they turn out to take no list.
+    images: one (n, H, W, 3) array is n of them.
+
+    Raises DataError for the first broken image, and what the detector raises; ValueError where another library's
+    detector gives not one score, or not one map, for each image.
     """
+    # A detector of ours gives scores and maps from one forward pass; others are asked twice.
+    asked = cast("Detector", detector if hasattr(detector, "predict_batch") else _Other(detector, include_maps))
     out = []
-    for item in stream(detector, images, geometry=Geometry(size=None), include_maps=include_maps):
+    for item in stream(asked, images, geometry=Geometry(size=None), include_maps=include_maps):
         if item.prediction is None:
             raise item.error or DataError(f"image {item.index} has no prediction")
         out.append(item.prediction)
     return out
+
+
+class _Other:
+    """As much of a detector as `stream` needs, made of another library's."""
+
+    def __init__(self, detector: Any, include_maps: bool) -> None:
+        self._detector = detector
+        self._maps = include_maps and hasattr(detector, "predict_anomaly_map")
+        self.images_per_batch = 16
+
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Score and map of each image; ValueError if there are not as many."""
+        import numpy as np
+
+        scores = np.asarray(_ask(self._detector.decision_function, images), dtype=np.float32)
+        maps = _ask(self._detector.predict_anomaly_map, images) if self._maps else [None] * len(images)
+        name = type(self._detector).__name__
+        if scores.shape != (len(images),) or len(maps) != len(images):
+            raise ValueError(f"{name} gave scores {scores.shape} and {len(maps)} maps for {len(images)} images")
+        return [
+            Prediction(score, None if field is None else np.asarray(field, dtype=np.float32))
+            for score, field in zip(scores.tolist(), maps, strict=True)
+        ]
+
+
+def _ask(method: Callable[[Any], Any], images: Sequence[NDArray[np.uint8]]) -> Any:
+    """What the method says of a list of images or, if it wants an array and they have one size, of (n, H, W, 3)."""
+    import numpy as np
+
+    try:
+        return method(images)
+    except (TypeError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+        if not _wants_an_array(error, images) or len({image.shape for image in images}) > 1:
+            raise
+        return method(np.stack(images))
+
+
+def _wants_an_array(error: Exception, images: Sequence[NDArray[np.uint8]]) -> bool:
+    """Whether a list of images was the wrong thing to give; any other error is the detector's own."""
+    if isinstance(error, UadctlError):
+        return False
+    if isinstance(error, AttributeError):
+        return error.obj is images  # 'list' object has no attribute 'shape'
+    return isinstance(error, TypeError) or any(word in str(error).lower() for word in ("shape", "dimension"))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from uadctl.errors import DataError, Problem, SpecError
+from uadctl.errors import BackendMissing, DataError, Problem, SpecError
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
 from uadctl.spec.grammar import is_name
+from uadctl.spec.registry import find_dataset
 from uadctl.spec.signature import constructor_kwargs, get_model_signature_info
+from uadctl.spec.sweep import MOST_CELLS, count_variants, variants
 from uadctl.spec.values import nearest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from uadctl.datasets import Dataset
     from uadctl.features.cache import FeatureCache
@@ -25,22 +28,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One unit of work: a category's data, a model, a seed. `train` and `test` are the samples after the limits."""
+    """One unit of work: a category's data, a variant of a model, a seed.
+
+    model: without a grid; its label is the variant's.
+    pool: the training images after `limit_train`, the same for all cells of a category. train: those to learn from,
+        all of them or `[dataset] shots`.
+    test: the test images after `limit_test`.
+    several_seeds: the run has other seeds too.
+    """
 
     dataset: Dataset
     model: ModelTable
     seed: int
+    pool: tuple[Sample, ...]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    several_seeds: bool = False
 
     @property
     def category(self) -> str:
         return self.dataset.category
 
+    @property
+    def class_name(self) -> str | None:
+        """What is on the images, in words, where the data set's categories say so: "metal nut"; else None."""
+        entry = find_dataset(self.dataset.name)
+        return self.category.replace("_", " ") if entry is not None and entry.names_objects else None
+
+    @property
+    def title(self) -> str:
+        """What tells this cell from the others, in words: "bottle · vision_patchcore", and the seed if need be."""
+        seed = f" · seed {self.seed}" if self.several_seeds else ""
+        return f"{self.category} · {self.model.label}{seed}"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All cells of a spec, category by category, the models in the spec's order within each."""
+    """All cells of a spec, category by category, in each the variants in the order of `uadctl.spec.variants`, each
+    variant with every seed: what cells of a category have in common they can share."""
 
     spec: RunSpec
     cells: tuple[Cell, ...]
@@ -52,38 +77,75 @@ def make_plan(spec: RunSpec, *, progress: Progress | None = None) -> Plan:
     progress: shows the demo set being drawn.
     Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
     """
+    _check_models(spec)
+    from uadctl.datasets import prepare_dataset
+
+    prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
+    categories = choose_categories(spec.dataset)
+    _check_size(spec, categories)
+    return Plan(spec, tuple(cell for dataset in _datasets(spec.dataset, categories) for cell in _cells(spec, dataset)))
+
+
+def _check_models(spec: RunSpec) -> None:
+    """Build every model once. SpecError, or BackendMissing where extras are all that lacks, with every problem."""
     problems: list[Problem] = []
-    for model in spec.models:
+    missing: list[Problem] = []
+    for model in distinct_models(spec):
         try:
             build_detector(spec, model)
         except SpecError as error:
             problems += [Problem(f"[model] {model.label}: {p.message}", p.help) for p in error.problems]
+        except BackendMissing as error:
+            missing += error.problems
+    missing = list(dict.fromkeys(missing))
     if problems:
-        raise SpecError(problems)
-    from uadctl.datasets import prepare_dataset
+        raise SpecError(problems + missing)
+    if missing:
+        raise BackendMissing(missing)
 
-    prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
-    datasets = _datasets(spec.dataset)
-    cells = tuple(
-        Cell(
-            dataset,
-            model,
-            spec.run.seed,
-            limited(dataset.train, spec.dataset.limit_train),
-            limited(dataset.test, spec.dataset.limit_test),
+
+def distinct_models(spec: RunSpec) -> Iterator[ModelTable]:
+    """The models of a spec with every combination of their grids: the variants without those that differ in their
+    number of training images only."""
+    first = spec.dataset.shot_counts[0]
+    return (variant.model for variant in variants(spec) if variant.shots == first)
+
+
+def _cells(spec: RunSpec, dataset: Dataset) -> Iterator[Cell]:
+    seeds = spec.run.all_seeds
+    pool = limited(dataset.train, spec.dataset.limit_train)
+    test = limited(dataset.test, spec.dataset.limit_test)
+    for variant in variants(spec):
+        for seed in seeds:
+            train = draw_shots(pool, variant.shots, category=dataset.category, seed=seed)
+            yield Cell(dataset, variant.model, seed, pool, train, test, several_seeds=len(seeds) > 1)
+
+
+def _check_size(spec: RunSpec, categories: Sequence[str]) -> None:
+    c, v, s = len(categories), count_variants(spec), len(spec.run.all_seeds)
+    if c * v * s > MOST_CELLS and v * s > 1:
+        raise SpecError(
+            f"this sweep has {c * v * s} cells ({c} {'category' if c == 1 else 'categories'}, {v} variants, {s} seeds)"
+            f"; at most {MOST_CELLS} are run",
+            help="Leave out categories, values of [model.grid], [dataset] shots or [run] seeds.",
         )
-        for dataset in datasets
-        for model in spec.models
-    )
-    return Plan(spec, cells)
 
 
-def build_detector(spec: RunSpec, model: ModelTable, *, feature_cache: FeatureCache | None = None) -> Detector:
+def build_detector(
+    spec: RunSpec,
+    model: ModelTable,
+    *,
+    seed: int | None = None,
+    class_name: str | None = None,
+    feature_cache: FeatureCache | None = None,
+) -> Detector:
     """An unfitted detector with the model's parameters; what the user left open comes from `[run]`.
 
+    model: of a cell, or of `distinct_models`: one without a grid.
+    seed, class_name: of the cell; None: the first seed of the run, and the model's own word.
     feature_cache: handed to the models that can use one.
     """
-    kwargs = constructor_kwargs(spec.run, model)
+    kwargs = constructor_kwargs(spec.run, model, seed=seed, class_name=class_name)
     if feature_cache is not None and "feature_cache" in get_model_signature_info(model.name)[0]:
         kwargs["feature_cache"] = feature_cache
     detector: Detector = create_model(model.name, **kwargs)
@@ -96,6 +158,34 @@ def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
     if limit is None or limit >= n:
         return tuple(samples)
     return tuple(samples[i * n // limit] for i in range(limit))
+
+
+def draw_shots(samples: Sequence[Sample], shots: int | None, *, category: str, seed: int) -> tuple[Sample, ...]:
+    """So many of a category's training images, drawn by the seed, in their order; all of them for None.
+
+    With the same seed the images of fewer shots are among those of more, so that a curve over shots shows what further
+    images add, not another draw. Another category and another seed draw others. A shot is an image, also where several
+    images show one part. With fewer images than shots all are drawn; `make_plan` refuses that.
+    """
+    if shots is None:
+        return tuple(samples)
+    import numpy as np
+
+    name = int.from_bytes(hashlib.sha256(category.encode()).digest()[:8], "big")
+    drawn = np.random.default_rng([seed, name]).permutation(len(samples))[:shots]
+    return tuple(samples[i] for i in sorted(drawn.tolist()))
+
+
+def too_few_for_shots(table: DatasetTable, category: str, images: int) -> Problem | None:
+    """That a category has fewer training images after `limit_train` than the most of `[dataset] shots`; else None."""
+    most = max((shots for shots in table.shot_counts if shots is not None), default=0)
+    if images >= most:
+        return None
+    limit = "" if table.limit_train is None else f" with limit_train = {table.limit_train}"
+    return Problem(
+        f"{category}: [dataset] shots asks for {most} training images, there are {images}{limit}",
+        f"{category} can have at most {images} shots." if images else None,
+    )
 
 
 def parts_of(samples: Sequence[Sample]) -> list[list[int]]:
@@ -177,18 +267,22 @@ def load_category(table: DatasetTable, category: str) -> Dataset:
     )
 
 
-def _datasets(table: DatasetTable) -> list[Dataset]:
+def _datasets(table: DatasetTable, categories: Sequence[str]) -> list[Dataset]:
     from uadctl.datasets import LayoutError
 
     loaded: list[Dataset] = []
     problems: list[Problem] = []
-    for category in choose_categories(table):
+    for category in categories:
         try:
             loaded.append(load_category(table, category))
         except LayoutError as error:
             problems += error.problems
         except DataError as error:
             problems.append(Problem(error.message, error.help))
+    for dataset in loaded:
+        images = len(limited(dataset.train, table.limit_train))
+        if (few := too_few_for_shots(table, dataset.category, images)) is not None:
+            problems.append(few)
     if problems:
         raise LayoutError(problems)
     return loaded

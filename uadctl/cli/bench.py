@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,8 @@ import typer
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.errors import SpecError
-from uadctl.spec import PROTOCOLS, Overrides
+from uadctl.spec import PROTOCOLS, Overrides, variants
+from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     from uadctl.bench import BenchResult
@@ -39,6 +41,10 @@ _HEADINGS = {
 _GROUPS = {"group_auroc": "part\nAUROC", "group_f1max": "part\nF1max"}
 # More than these do not fit beside each other on 80 columns: the protocol's own then have a table for themselves.
 _MOST_COLUMNS = 7
+# "0.987 ± 0.004" takes the room of two.
+_MOST_SPREADS = 4
+# Rows of what a sweep would say of every cell.
+_MOST_ROWS = 20
 
 
 def bench(
@@ -84,7 +90,7 @@ def bench(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
-    """Fit, score and measure every category and model of a spec.
+    """Fit, score and measure every category and model of a spec, with every value of its grids and every seed.
 
     Example: uadctl bench specs/demo.toml
 
@@ -182,24 +188,36 @@ def _body(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_results(result: BenchResult, spec: RunSpec) -> None:
-    """A table of metrics and one of costs, a row a cell; what is undefined is a dash, and its reason follows below."""
-    columns, several = _columns(result, spec), len(spec.models) > 1
-    if len(columns) <= _MOST_COLUMNS:
-        _print_metrics(result, columns, several=several, counts=True)
-    else:
-        official = PROTOCOLS[spec.metrics.protocol].metrics
-        _print_metrics(result, [c for c in columns if c[1] in official], several=several, counts=True)
-        _print_metrics(result, [c for c in columns if c[1] not in official], several=several, counts=False)
-    reasons: dict[str, list[str]] = {}
-    for name, cell in _cells(result, several=several):
-        for metric, reason in cell.get("reasons", {}).items():
-            reasons.setdefault(f"{name}: {reason}", []).append(metric)
-    for reason, names in reasons.items():
+    """A table of metrics and one of costs; what is undefined is a dash, and its reason follows below.
+
+    A row is a category and a label; of several seeds it tells mean and standard deviation, and all images together.
+    """
+    columns, several = _columns(result, spec), _several_labels(result)
+    most = _MOST_COLUMNS if len(spec.run.all_seeds) == 1 else _MOST_SPREADS
+    official = PROTOCOLS[spec.metrics.protocol].metrics
+    groups = [list(columns)]
+    if len(columns) > most:
+        groups = [[c for c in columns if c[1] in official], [c for c in columns if c[1] not in official]]
+    if len(spec.run.all_seeds) > 1:
+        groups = [part for group in groups for part in _evenly(group, most)]
+    for i, group in enumerate(groups):
+        _print_metrics(result, group, several=several, first=i == 0)
+    reasons: dict[str, dict[str, None]] = {}
+    missed: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, seeds in _units(result, several=several):
+        for cell in seeds.values():
+            for metric, reason in cell.get("reasons", {}).items():
+                reasons.setdefault(f"{name}: {reason}", {})[metric] = None
+            for kind, d in cell.get("by_defect", {}).items():
+                n, of = missed.setdefault(name, {}).get(kind, (0, 0))
+                missed[name][kind] = (n + (d["missed"] or 0), of + d["images"])
+    for reason, names in list(reasons.items())[:_MOST_ROWS]:
         print_lines(f"{reason} ({', '.join(names)})")
-    for name, cell in _cells(result, several=several):
-        missed = [(k, d["missed"], d["images"]) for k, d in cell.get("by_defect", {}).items() if d["missed"]]
-        if missed:
-            print_lines(f"{name} missed: {', '.join(f'{kind} {n} of {of}' for kind, n, of in missed)}")
+    _print_left_out(len(reasons), file="metrics.json")
+    for name, kinds in missed.items():
+        told = [f"{kind} {n} of {of}" for kind, (n, of) in kinds.items() if n]
+        if told:
+            print_lines(f"{name} missed: {', '.join(told)}")
     _print_costs(result, several=several)
     if result.gate is not None:
         n = len(result.gate.limits)
@@ -207,31 +225,82 @@ def _print_results(result: BenchResult, spec: RunSpec) -> None:
     print_lines(f"run: {result.run.path}")
 
 
-def _print_metrics(result: BenchResult, columns: Sequence[tuple[str, str]], *, several: bool, counts: bool) -> None:
-    """A table of some metrics, a row a cell and the means below.
+def _evenly(columns: Sequence[tuple[str, str]], most: int) -> Iterator[list[tuple[str, str]]]:
+    """The columns in as few tables of at most `most` as will do, all of about one width."""
+    tables = math.ceil(len(columns) / most)
+    for i in range(tables):
+        yield list(columns[i * len(columns) // tables : (i + 1) * len(columns) // tables])
 
-    columns: heading and metric. several: whether there are several models. counts: missed and false alarms beside them.
+
+def _print_metrics(result: BenchResult, columns: Sequence[tuple[str, str]], *, several: bool, first: bool) -> None:
+    """A table of some metrics, a row a category and label, and the means below. Where one of several seeds failed, a
+    row a seed.
+
+    columns: heading and metric. several: whether there are several labels. first: of the tables; it tells missed
+    defects and false alarms as well, and what failed.
     """
     rows: list[list[str]] = []
-    for name, cell in _cells(result, several=several):
-        if not cell["success"]:
-            rows.append([name, "failed", *[""] * (len(columns) - 1)])
-            continue
-        m = cell["metrics"]
-        at_threshold = [_share(m["fn"], m["tp"]), _share(m["fp"], m["tn"])] if counts else []
-        rows.append([name, *(_number(m.get(k)) for _, k in columns), *at_threshold])
-        if cell.get("intervals"):
-            pairs = [cell["intervals"].get(k) for _, k in columns]
-            for end, side in enumerate(("low", "high")):
-                # Where all resamples agree they tell nothing.
-                ends = [pair[end] if pair and pair[0] < pair[1] else None for pair in pairs]
-                rows.append([f"  95 % {side}", *map(_number, ends)])
-    if len(result.metrics["results"]) > 1:
-        for label, means in result.metrics["means"].items():
-            rows.append([f"mean · {label}" if several else "mean", *(_number(means.get(k)) for _, k in columns)])
-    headings = ["category", *(heading for heading, _ in columns), *(["missed", "false\nalarms"] if counts else [])]
+    metrics = result.metrics
+    for category, labels in metrics["results"].items():
+        for label, seeds in labels.items():
+            name = _name(category, label, several=several)
+            cells = list(seeds.values())
+            if len(cells) > 1 and all(cell["success"] for cell in cells):
+                found = metrics["by_category"][category][label]
+                rows.append([name, *_spreads(found["means"], found["sds"], columns)])
+                rows[-1] += _at_threshold(cells, told=first)
+                continue
+            for seed, cell in seeds.items():
+                if not (cell["success"] or first):
+                    continue  # the first table has said it
+                rows += _cell_rows(f"{name} · seed {seed}" if len(cells) > 1 else name, cell, columns, counts=first)
+    if len(metrics["results"]) > 1:
+        for label, means in metrics["means"].items():
+            name = f"mean · {label}" if several else "mean"
+            rows.append([name, *_spreads(means, metrics["sds"][label], columns)])
+    headings = ["category", *(heading for heading, _ in columns), *(["missed", "false\nalarms"] if first else [])]
     padded = [[*row, *[""] * (len(headings) - len(row))] for row in rows]
-    print_table(headings, padded, text_columns=1, wrap=False)
+    if rows or first:
+        print_table(headings, padded, text_columns=1, wrap=False)
+
+
+def _cell_rows(
+    name: str, cell: Mapping[str, Any], columns: Sequence[tuple[str, str]], *, counts: bool
+) -> Iterator[list[str]]:
+    """The row of one unit, and those of its intervals."""
+    if not cell["success"]:
+        yield [name, "failed", *[""] * (len(columns) - 1)]
+        return
+    yield [name, *(_number(cell["metrics"].get(k)) for _, k in columns), *_at_threshold([cell], told=counts)]
+    if cell.get("intervals"):
+        pairs = [cell["intervals"].get(k) for _, k in columns]
+        for end, side in enumerate(("low", "high")):
+            # Where all resamples agree they tell nothing.
+            ends = [pair[end] if pair and pair[0] < pair[1] else None for pair in pairs]
+            yield [f"  95 % {side}", *map(_number, ends)]
+
+
+def _spreads(
+    means: Mapping[str, float | None], sds: Mapping[str, float | None], columns: Sequence[tuple[str, str]]
+) -> list[str]:
+    """ "0.987 ± 0.004" for each column; the mean alone where there is no spread."""
+    return [
+        _number(means.get(k)) if sds.get(k) is None else f"{_number(means.get(k))} ± {_number(sds.get(k))}"
+        for _, k in columns
+    ]
+
+
+def _at_threshold(cells: Sequence[Mapping[str, Any]], *, told: bool) -> list[str]:
+    """Missed defects and false alarms, of all seeds together."""
+    if not told:
+        return []
+    total = {k: _sum([cell["metrics"][k] for cell in cells]) for k in ("fn", "tp", "fp", "tn")}
+    return [_share(total["fn"], total["tp"]), _share(total["fp"], total["tn"])]
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _columns(result: BenchResult, spec: RunSpec) -> tuple[tuple[str, str], ...]:
@@ -239,7 +308,12 @@ def _columns(result: BenchResult, spec: RunSpec) -> tuple[tuple[str, str], ...]:
     from uadctl.metrics import aupro_name
 
     limits = {aupro_name(limit): f"AUPRO\n@{limit:g}" for limit in spec.metrics.fpr_limits}
-    computed = {name for _, cell in _cells(result, several=False) for name in cell.get("metrics", ())}
+    computed = {
+        name
+        for _, seeds in _units(result, several=False)
+        for cell in seeds.values()
+        for name in cell.get("metrics", ())
+    }
     if not computed:
         ours = PROTOCOLS[spec.metrics.protocol].own
         of_others = {name for protocol in PROTOCOLS.values() for name in protocol.own} - set(ours)
@@ -247,17 +321,27 @@ def _columns(result: BenchResult, spec: RunSpec) -> tuple[tuple[str, str], ...]:
     return tuple((heading, name) for name, heading in (_HEADINGS | limits | _GROUPS).items() if name in computed)
 
 
-def _cells(result: BenchResult, *, several: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    for category, models in result.metrics["results"].items():
-        for label, seeds in models.items():
-            for cell in seeds.values():
-                yield (f"{category} · {label}" if several else category), cell
+def _several_labels(result: BenchResult) -> bool:
+    return len(result.metrics["means"]) > 1
+
+
+def _units(result: BenchResult, *, several: bool) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Each category and label by its name for people, with its units by their seed."""
+    for category, labels in result.metrics["results"].items():
+        for label, seeds in labels.items():
+            yield _name(category, label, several=several), seeds
+
+
+def _name(category: str, label: str, *, several: bool) -> str:
+    return f"{category} · {label}" if several else category
 
 
 def _print_costs(result: BenchResult, *, several: bool) -> None:
+    units = result.timing["units"]
+    seeds = len({t["seed"] for t in units}) > 1
     rows = [
         [
-            f"{t['category']} · {t['label']}" if several else t["category"],
+            _name(t["category"], t["label"], several=several) + (f" · seed {t['seed']}" if seeds else ""),
             f"{t['fit_seconds']:.1f}",
             _number(t["ms_per_image_p50"], 1),
             _number(t["ms_per_image_p95"], 1),
@@ -265,11 +349,18 @@ def _print_costs(result: BenchResult, *, several: bool) -> None:
             _megabytes(t["model_bytes"]),
             _megabytes(t["peak_memory_bytes"]),
         ]
-        for t in result.timing["units"]
+        for t in units
     ]
     if rows:
         headings = ("category", "fit s", "ms/image\np50", "ms/image\np95", "images\n/s", "model\nMB", "peak\nMB")
-        print_table(headings, rows, text_columns=1, wrap=False)
+        print_table(headings, rows[:_MOST_ROWS], text_columns=1, wrap=False)
+        _print_left_out(len(rows), file="timing.json")
+
+
+def _print_left_out(rows: int, *, file: str) -> None:
+    """How many of so many rows are not shown, and which file of the run has them."""
+    if rows > _MOST_ROWS:
+        print_lines(f"and {rows - _MOST_ROWS} more; {file} has them all")
 
 
 def _megabytes(size: int | None) -> str:
@@ -286,17 +377,21 @@ def _share(part: int | None, rest: int | None) -> str:
 
 def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
     """What would be run, without opening an image."""
-    from uadctl.plan import build_detector, make_plan
+    from uadctl.plan import build_detector, distinct_models, make_plan
     from uadctl.runs.gate import check_categories
 
     plan = make_plan(spec)
-    for m in spec.models:
+    for m in distinct_models(spec):
         build_detector(spec, m).prepare(download=False)
     if testing:
         check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     models: dict[str, dict[str, Any]] = {
-        m.label: {"name": m.name, "params": m.params, "weights": build_detector(spec, m).weights_state()}
-        for m in spec.models
+        v.model.label: {
+            "name": v.model.name,
+            "params": v.model.params,
+            "weights": build_detector(spec, v.model).weights_state(),
+        }
+        for v in variants(spec)
     }
     units = [
         {
@@ -315,8 +410,12 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
         return
     headings = ("category", "label", "seed", "train", "validation", "test\ngood", "test\ndefect")
     print_table(headings, [[str(v) for v in u.values()] for u in units], text_columns=2, wrap=False)
-    for label, model in models.items():
-        params = ", ".join(f"{k} = {v}" for k, v in model["params"].items())
-        name = label if label == model["name"] else f"{label}: {model['name']}"
-        print_lines(f"{name}({params})\n  weights: {model['weights']}")
+    for table in spec.models:
+        params = ", ".join(f"{k} = {v}" for k, v in table.params.items())
+        name = table.name if table.label == table.name else f"{table.label}: {table.name}"
+        print_lines(f"{name}({params})")
+        for key, values in (table.grid or {}).items():
+            print_lines(f"  grid: {key} = {shown(values)}")
+        weights = dict.fromkeys(models[v.model.label]["weights"] for v in variants(spec) if v.of == table.label)
+        print_lines(f"  weights: {', '.join(weights)}")
     print_lines(f"{len(units)} {'unit' if len(units) == 1 else 'units'}; nothing was run.")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typer._click.shell_completion import CompletionItem, add_completion_class
 from typer._completion_classes import BashComplete, FishComplete, ZshComplete
 
-from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry, ModelEntry
+from uadctl.spec.registry import BACKBONES, DATASETS, BackboneEntry, DatasetEntry, ModelEntry, all_models
 
 RUNS = "runs"
 """The folder in which run folders are looked for: the default of `[run] dir`."""
@@ -21,7 +21,12 @@ RUNS = "runs"
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
     """The models whose name or alias starts with `incomplete`, each with its summary; aliases only once begun."""
-    return _names(MODELS.values(), incomplete)
+    return _names(all_models().values(), incomplete)
+
+
+def complete_network(incomplete: str) -> list[tuple[str, str]]:
+    """The models and, once begun, the backbones whose name or alias starts with `incomplete`, as `complete_model`."""
+    return complete_model(incomplete) + (_names(BACKBONES.values(), incomplete) if incomplete else [])
 
 
 def complete_dataset(incomplete: str) -> list[tuple[str, str]]:
@@ -29,7 +34,7 @@ def complete_dataset(incomplete: str) -> list[tuple[str, str]]:
     return _names(DATASETS.values(), incomplete)
 
 
-def _names(entries: Iterable[ModelEntry | DatasetEntry], incomplete: str) -> list[tuple[str, str]]:
+def _names(entries: Iterable[ModelEntry | DatasetEntry | BackboneEntry], incomplete: str) -> list[tuple[str, str]]:
     return sorted(
         (name, entry.summary)
         for entry in entries

@@ -514,7 +514,10 @@ def split(
     share = holdout if holdout is not None else (spec and spec.calibration.holdout) or 0.2
     if not 0 < share < 1:
         raise SpecError(f"--holdout {share:g}: expected a share above 0 and below 1")
-    seed = spec.run.seed if spec is not None else seed or 0
+    seeds = spec.run.all_seeds if spec is not None else (seed or 0,)
+    if len(seeds) > 1:
+        raise SpecError(f"{name}: has {len(seeds)} seeds, and a split is drawn with one", help="Give --seed N.")
+    seed = seeds[0]
     results = split_data(table, out=out, holdout=share, seed=seed, to=to)
     _say_what_is_lost(out, [result.dataset for result in results])
     if json_:

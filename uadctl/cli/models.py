@@ -9,12 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from uadctl.cli.complete import complete_model
+from uadctl.cli import backbones, weights
+from uadctl.cli.complete import complete_network
 from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.cli.readiness import default_detector, device_here, params_of, readiness
 from uadctl.errors import BackendMissing, SpecError
-from uadctl.features.weights import available
-from uadctl.spec.registry import BACKBONES, BackboneEntry, ModelEntry, list_models, model_info
-from uadctl.spec.signature import AUTO_PARAMS, ParamInfo, create_model, list_params
+from uadctl.features.weights import own_folder
+from uadctl.spec.plugins import find_plugins
+from uadctl.spec.registry import (
+    BACKBONES,
+    ModelEntry,
+    find_backbone,
+    find_model,
+    list_models,
+    model_info,
+    no_such_network,
+)
+from uadctl.spec.signature import AUTO_PARAMS, OF_CATEGORY, ParamInfo
 from uadctl.spec.values import shown
 
 app = typer.Typer(help="The models there are.", rich_markup_mode=None)
@@ -22,15 +33,21 @@ app = typer.Typer(help="The models there are.", rich_markup_mode=None)
 Tag = Annotated[list[str] | None, typer.Option("--tag", help="Only models with this tag. Repeatable: all of them.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-_ABSENT = "not here"
 _STATES = {
     "random": "random",
     "path": "a file of your own",
     "UADCTL_WEIGHTS": "found in the folder $UADCTL_WEIGHTS",
     "package": "found, in the package that came with pip",
     "cache": "found, in torch hub's cache",
+    "huggingface": "found, in the cache of the Hugging Face hub",
+    "none": "none: it uses no network",
     "network": "not on this machine; asked of the network when they are first needed",
 }
+
+
+Check = Annotated[bool, typer.Option("--check", help="Say of each whether this machine can run it, and why not.")]
+Backbones = Annotated[bool, typer.Option("--backbones", help="The networks behind the models, in place of the models.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print a page with all parameters: docs/models.md.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -43,18 +60,59 @@ def models(context: typer.Context, tag: Tag = None, json_: Json = False) -> None
 
 
 @app.command("list")
-def list_(tag: Tag = None, json_: Json = False) -> None:
-    """List the models: name, aliases, what they do, the extra they need."""
+def list_(
+    tag: Tag = None,
+    json_: Json = False,
+    check: Check = False,
+    backbones_: Backbones = False,
+    markdown: Markdown = False,
+) -> None:
+    """List the models: name, aliases, what they do, the extra they need; or their backbones."""
+    if sum((check, backbones_, markdown)) > 1 or (backbones_ and tag) or (markdown and (tag or json_)):
+        raise SpecError(
+            "uadctl models list: --check, --backbones and --markdown do not go together, nor with a --tag "
+            "or --json that they would ignore"
+        )
+    if backbones_:
+        backbones.print_all(json_=json_)
+        return
+    for problem in find_plugins().problems:
+        screen.note(problem)
+    if markdown:
+        from uadctl.cli.catalogue import page
+
+        print_lines(page())
+        return
     entries = [model_info(name) for name in list_models(tag)]
     if not entries:
         screen.note(f"no model has every one of the tags: {', '.join(tag or ())}")
-    if json_:
+    if check:
+        _print_checks(entries, json_=json_)
+    elif json_:
         print_lines(json.dumps([_row(e) for e in entries], ensure_ascii=False))
+    else:
+        print_table(
+            ("name", "also", "extra", "summary"),
+            [[e.name, ", ".join(e.aliases), e.extra or "", e.summary] for e in entries],
+            text_columns=4,
+        )
+
+
+def _print_checks(entries: Sequence[ModelEntry], *, json_: bool) -> None:
+    """Whether each model can be run here with its default parameters."""
+    own_folder()  # one that is not there is wrong for all models alike
+    device = device_here()
+    found = [(e, readiness(e)) for e in entries]
+    if json_:
+        rows = [{**_row(e), "ready": r.ready, "weights": r.weights, "needs": list(r.needs)} for e, r in found]
+        print_lines(json.dumps({"schema": 1, "device": device, "models": rows}, ensure_ascii=False))
         return
+    print_lines(f"device: {device}")
     print_table(
-        ("name", "also", "extra", "summary"),
-        [[e.name, ", ".join(e.aliases), e.extra or "", e.summary] for e in entries],
+        ("name", "ready", "weights", "needs"),
+        [[e.name, "yes" if r.ready else "no", r.weights or "", "\n".join(r.needs)] for e, r in found],
         text_columns=4,
+        wrap=False,  # commands that somebody will copy
     )
 
 
@@ -72,28 +130,37 @@ def _row(entry: ModelEntry) -> dict[str, Any]:
 @app.command("show")
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model; see: uadctl models list", autocompletion=complete_model)
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model or a backbone; see: uadctl models list", autocompletion=complete_network
+        ),
     ],
     json_: Json = False,
 ) -> None:
-    """Show one model: its parameters, paper, extra, and whether its weights are at hand.
+    """Show one model: its parameters, paper, extra, and whether its weights are at hand; or one backbone.
 
     Example: uadctl models show vision_patchcore
     """
+    if find_model(name) is None:
+        backbone = find_backbone(name)
+        if backbone is None:
+            raise SpecError(f"{shown(name)}: {no_such_network(name)}")
+        backbones.show(backbone, json_=json_)
+        return
     entry = model_info(name)
-    params = list_params(entry.name)
+    params = params_of(entry)
     packages = {package: _installed(package) for package in entry.packages}
-    weights = _weights(entry, params)
-    backbones = list(BACKBONES.values()) if any(p.name == "backbone" for p in params) else []
+    state = _weights(entry, params)
+    networks = list(BACKBONES.values()) if any(p.name == "backbone" for p in params) else []
     if json_:
         document = {
             "schema": 1,
             **_row(entry),
             "extra": entry.extra,
             "packages": packages,
-            "weights": weights,
+            "weights": state,
             "parameters": [_parameter(p) for p in params],
-            "backbones": [_backbone(b) for b in backbones],
+            "backbones": [backbones.row(b) for b in networks],
         }
         print_lines(json.dumps(document, ensure_ascii=False, allow_nan=False))
         return
@@ -102,7 +169,7 @@ def show(
         ("tags", ", ".join(entry.tags)),
         ("paper", entry.paper),
         ("extra", _extra(entry, packages)),
-        ("weights", _STATES.get(weights, weights) if weights else None),
+        ("weights", _STATES.get(state, state) if state else None),
         ("checkpoint", "needed: --checkpoint-path FILE" if entry.requires_checkpoint else None),
     ]
     print_lines(f"{entry.name}: {entry.summary}\n")
@@ -112,18 +179,15 @@ def show(
         [[p.name, _type(p), _default(p), _meaning(p)] for p in params],
         text_columns=4,
     )
-    if backbones:
-        # Two tables, since the columns of both together do not fit into a terminal.
-        print_table(
-            ("backbone", "layers", "channels", "stride", "other layers"),
-            [_layer_cells(b) for b in backbones],
-            text_columns=5,
-        )
-        print_table(
-            ("backbone", "weights", "licence", "found"),
-            [[b.name, b.weights.file, b.weights.licence, available(b) or _ABSENT] for b in backbones],
-            text_columns=4,
-        )
+    if networks:
+        backbones.print_tables(networks)
+
+
+def only_choices(param: ParamInfo) -> bool:
+    """Whether a parameter's choices are all that it takes: `int | Literal["auto"]` takes numbers as well."""
+    alternatives = [part for part in param.type.split(" | ") if part != "None"]
+    # One that stands alone may have a name: Precision.
+    return bool(param.choices) and (len(alternatives) == 1 or all(a.startswith("Literal[") for a in alternatives))
 
 
 def _installed(package: str) -> bool:
@@ -142,7 +206,7 @@ def _weights(entry: ModelEntry, params: Sequence[ParamInfo]) -> str | None:
     if entry.requires_checkpoint or any(param.required for param in params):
         return None
     try:
-        state: str = create_model(entry.name).weights_state()
+        state: str = default_detector(entry).weights_state()
     except BackendMissing:
         return None
     return state
@@ -172,13 +236,13 @@ def _parameter(param: ParamInfo) -> dict[str, Any]:
 
 def _type(param: ParamInfo) -> str:
     """As written, without what the other columns say already: that it may be left out, and what there is to choose."""
-    if param.choices:
+    if only_choices(param):
         return " | ".join(sorted({type(choice).__name__ for choice in param.choices}))
     return param.type.removesuffix(" | None")
 
 
 def _meaning(param: ParamInfo) -> str:
-    return param.doc + (f" One of: {', '.join(str(c) for c in param.choices)}." if param.choices else "")
+    return param.doc + (f" One of: {', '.join(str(c) for c in param.choices)}." if only_choices(param) else "")
 
 
 def _default(param: ParamInfo) -> str:
@@ -186,6 +250,8 @@ def _default(param: ParamInfo) -> str:
         return "from Python only"
     if param.name in AUTO_PARAMS:
         return f"[run] {param.name}"
+    if param.name in OF_CATEGORY:
+        return "the category"
     if param.required:
         return "needed"
     if param.default is None:
@@ -193,33 +259,5 @@ def _default(param: ParamInfo) -> str:
     return param.default if isinstance(param.default, str) else shown(param.default)
 
 
-def _backbone(entry: BackboneEntry) -> dict[str, Any]:
-    weights = entry.weights
-    return {
-        "name": entry.name,
-        "aliases": list(entry.aliases),
-        "summary": entry.summary,
-        "paper": entry.paper,
-        "layers": list(entry.layers),
-        "channels": dict(entry.channels),
-        "strides": dict(entry.strides),
-        "weights": {
-            "file": weights.file,
-            "sha256": weights.sha256,
-            "licence": weights.licence,
-            "url": weights.url,
-            "package": weights.package,
-            "found": available(entry),
-        },
-    }
-
-
-def _layer_cells(entry: BackboneEntry) -> list[str]:
-    used = entry.layers
-    return [
-        entry.name,
-        ", ".join(used),
-        ", ".join(str(entry.channels[layer]) for layer in used),
-        ", ".join(str(entry.strides[layer]) for layer in used),
-        ", ".join(layer for layer in entry.channels if layer not in used),
-    ]
+app.command("fetch")(weights.fetch)
+app.command("verify")(weights.verify)

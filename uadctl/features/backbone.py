@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from uadctl.errors import SpecError, WeightsError
-from uadctl.features.network import COUNTER, Architecture
+from uadctl.features.network import COUNTER, Architecture, Trunk
 from uadctl.features.weights import find_weights, load_state
 from uadctl.spec.registry import load_target, resolve_backbone
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from uadctl.features.cache import FeatureCache
     from uadctl.records import Size
+    from uadctl.spec.registry import BackboneEntry
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Runtime = Literal["torch", "openvino"]
@@ -146,6 +147,24 @@ def _on_mps(precision: Precision) -> str:
     return precision
 
 
+def find_architecture(entry: BackboneEntry, *, layers: Sequence[str], runtime: Runtime) -> Architecture | Trunk:
+    """The network of a registered backbone, cut after these layers; no tensor is made.
+
+    Raises BackendMissing without the runtime's library, SpecError if the runtime does not compute this network.
+    """
+    if runtime == "openvino":
+        from uadctl.features.openvino_runtime import library
+
+        library()
+    architecture: Architecture | Trunk = load_target(entry.target)(entry.name, layers)
+    if isinstance(architecture, Trunk) and runtime not in architecture.only_on:
+        raise SpecError(
+            f'runtime "{runtime}" does not compute {entry.name}',
+            help=f"Expected: {' or '.join(architecture.only_on)}.",
+        )
+    return architecture
+
+
 class Backbone:
     """One of the registry's networks in eval mode, cut after the last layer used.
 
@@ -200,20 +219,18 @@ class Backbone:
         self.device = device
         self.precision = resolve_precision(precision, device=device, runtime=runtime)
         self.runtime = runtime
-        if runtime == "openvino":
-            from uadctl.features.openvino_runtime import library
-
-            library()
         self._cache = cache
         module = self.entry.target.partition(":")[0]
-        self._architecture: Architecture = load_target(self.entry.target)(self.entry.name, self.layers)
+        self._architecture = find_architecture(self.entry, layers=self.layers, runtime=runtime)
         self.weights: dict[str, str]
         if state is not None:
             self._state = self._checked(state, "the tensors of the model")
             self.weights = {"weights": "model"}
         elif pretrained:
             found = find_weights(self.entry, path=weights)
-            self._state = self._checked(load_target(f"{module}:convert")(load_state(found.path)), str(found.path))
+            own = self._architecture.convert if isinstance(self._architecture, Trunk) else None
+            convert = own or load_target(f"{module}:convert")
+            self._state = self._checked(convert(load_state(found.path)), str(found.path))
             self.weights = {"weights": found.source, "weights_file": found.path.name, "weights_sha256": found.sha256}
         else:
             with torch.random.fork_rng(devices=[]):
@@ -236,7 +253,8 @@ class Backbone:
         state = {}
         for key in self._architecture.shapes():
             if key in own:
-                state[key] = tensors[key].detach().to("cpu", torch.float32).contiguous()
+                tensor = tensors[key].detach().cpu().contiguous()
+                state[key] = tensor.float() if tensor.is_floating_point() else tensor
             else:
                 state[key] = tensors.get(key, torch.tensor(0)).detach().to("cpu", torch.int64)
         return state
@@ -354,6 +372,16 @@ class Backbone:
         import torch
 
         mean, std = self.entry.mean, self.entry.std
+        if self.device.startswith("cuda"):
+            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
+        if isinstance(self._architecture, Trunk):
+            from uadctl.features.torch_runtime import TorchModule
+
+            module = TorchModule(
+                self._architecture, self._state, mean=mean, std=std, device=self.device, precision=self.precision
+            )
+            return lambda images: module(self._to_device(torch.from_numpy(images)))
         if self.runtime == "openvino":
             from uadctl.features.openvino_runtime import OpenVINONetwork
 
@@ -369,9 +397,6 @@ class Backbone:
 
         from uadctl.features.torch_runtime import TorchNetwork
 
-        if self.device.startswith("cuda"):
-            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
-            torch.backends.cudnn.allow_tf32 = False
         network = TorchNetwork(
             self._architecture, self._state, mean=mean, std=std, device=self.device, precision=self.precision
         )

@@ -5,7 +5,7 @@ Nothing here computes but `fold`; nothing heavy is imported before it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -103,6 +103,29 @@ class Architecture:
             out.update({f"{conv.norm}.{part}": (conv.outputs,) for part in _NORM})
             out[f"{conv.norm}.{COUNTER}"] = ()
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A network that another library defines, or that is no plain row of convolutions: a torch module, cut.
+
+    make: builds the module anew, on torch's default device and from its global generator. Its forward takes normalised
+        (B, 3, H, W) images of any size that the network can take, and gives one (B, channels, h, w) tensor a layer, in
+        the order of its layers. Its state dict has the names that `convert` of its module gives a checkpoint.
+    only_on: the runtimes that can compute it.
+    convert: brings a checkpoint to those names where that depends on the network; None: its module's `convert` does.
+    """
+
+    make: Callable[[], torch.nn.Module]
+    only_on: tuple[str, ...] = ("torch",)
+    convert: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of its state dict, in order."""
+        import torch
+
+        with torch.device("meta"):
+            return {key: tuple(value.shape) for key, value in self.make().state_dict().items()}
 
 
 def fold(

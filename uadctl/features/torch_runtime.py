@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uadctl.features.network import DTYPES, Activation, Architecture, Block, Conv, MaxPool, fold
+from uadctl.features.network import DTYPES, Activation, Architecture, Block, Conv, MaxPool, Trunk, fold
 
 if TYPE_CHECKING:
     import torch
@@ -225,3 +225,39 @@ class _FusedFilter:
             None,
         )
         return out
+
+
+class TorchModule:
+    """A `Trunk` with its tensors: images of bytes in, feature maps out.
+
+    state: the tensors of the trunk. precision: of weights and activations.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        state: Mapping[str, torch.Tensor],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: str,
+        precision: str,
+    ) -> None:
+        import torch
+
+        self._dtype = getattr(torch, DTYPES[precision])
+        # Built for real: buffers that are in no state dict hold what the module computes for them.
+        with torch.random.fork_rng(devices=[]):
+            module = trunk.make()
+        module.load_state_dict(dict(state), strict=True)
+        self._module = module.to(device, self._dtype).eval().requires_grad_(requires_grad=False)
+        self._mean = torch.tensor(mean, device=device)[None, :, None, None]
+        self._std = torch.tensor(std, device=device)[None, :, None, None]
+
+    def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """(B, H, W, 3) uint8 on the device -> (B, channels, h, w) float32 features, channels_last, a layer each."""
+        import torch
+
+        x = (images.permute(0, 3, 1, 2).float() - self._mean) / self._std
+        maps = self._module(x.to(self._dtype))
+        return [m.float().contiguous(memory_format=torch.channels_last) for m in maps]

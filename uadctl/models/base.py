@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 from uadctl.records import Prediction
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from uadctl.progress import Progress
+    from uadctl.spec.registry import BackboneEntry
 
 # A path, or an (H, W, 3) RGB uint8 array.
 Image: TypeAlias = "str | Path | NDArray[np.uint8]"
@@ -38,8 +39,23 @@ class Detector(Protocol):
         """How many images `predict_batch` takes best."""
         ...
 
+    @property
+    def own_size(self) -> int | None:
+        """The shorter side in pixels that the detector brings images to by itself, or None.
+
+        Where `[preprocess]` is left at its default, such a detector gets images as they are in the file.
+        """
+        ...
+
     def weights_state(self) -> str:
-        """Where pretrained weights would come from, without fetching any: "random", "network", "package", …"""
+        """Where pretrained weights would come from, without fetching any: "random", "network", "package", …
+
+        "none" where the detector uses no network.
+        """
+        ...
+
+    def doubts(self) -> list[str]:
+        """What makes the scores of this detector, as it was built, less than they seem: a sentence each."""
         ...
 
     def prepare(self, *, download: bool = True) -> None:
@@ -84,6 +100,155 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesWeights(Protocol):
+    """A detector that can say whose weights it wants, so that they can be fetched beforehand.
+
+    `FromPredictions` has it. No part of `Detector`: a plug-in's that lacks it is one all the same.
+    """
+
+    def weights_entry(self) -> BackboneEntry | None:
+        """The network whose weights it wants; None where it uses none.
+
+        Raises BackendMissing without the library that would tell.
+        """
+        ...
+
+
+class FromPredictions:
+    """What callers ask of a detector, derived from its `predict_batch`: never a second forward pass.
+
+    A detector inherits what is derived here and nothing else. While fitting it sets `threshold_`, what `predict`
+    compares with: from the training images (leave-one-image-out scores where it `offers_left_out`, else in-sample), or
+    None. No verb uses it: runs have their own calibrated threshold.
+    """
+
+    offers_left_out: bool = False
+    threshold_: float | None = None
+
+    @property
+    def own_size(self) -> int | None:
+        """None: images come in the size that `[preprocess]` gives them."""
+        return None
+
+    @property
+    def images_per_batch(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def is_fitted(self) -> bool:
+        raise NotImplementedError
+
+    def weights_state(self) -> str:
+        raise NotImplementedError
+
+    def weights_entry(self) -> BackboneEntry | None:
+        """The network whose weights it wants; None where it uses none."""
+        return None
+
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        raise NotImplementedError
+
+    def doubts(self) -> list[str]:
+        """What makes the scores of this detector, as it was built, less than they seem: random weights do."""
+        if self.weights_state() != "random":
+            return []
+        return ["pretrained = false: the backbone's weights are random, the scores mean little"]
+
+    def decision_function(self, images: Iterable[Image]) -> NDArray[np.float64]:
+        """(n,) continuous scores; higher is more anomalous. RuntimeError before `fit`."""
+        import numpy as np
+
+        return np.array([p.score for p in self._predictions(images)], dtype=np.float64)
+
+    def predict_anomaly_map(self, images: Iterable[Image]) -> NDArray[np.float32]:
+        """(n, H, W) float32 maps of images of one size; ValueError if sizes differ, or where there are no maps."""
+        import numpy as np
+
+        maps = [p.map for p in self._predictions(images)]
+        stack = [m for m in maps if m is not None]
+        if len(stack) != len(maps):
+            raise ValueError(f"{type(self).__name__} makes no anomaly maps")
+        shapes = sorted({m.shape for m in stack})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"images of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]}) cannot be stacked into one array"
+            )
+        return np.stack(stack) if stack else np.empty((0, 0, 0), np.float32)
+
+    def get_anomaly_map(self, image: Image) -> NDArray[np.float32]:
+        """(H, W) float32 map of one image, in its own size. ValueError where there are no maps."""
+        (field,) = self.predict_anomaly_map([image])
+        return cast("NDArray[np.float32]", field)
+
+    def predict(self, images: Iterable[Image]) -> NDArray[np.int64]:
+        """(n,) labels: 1 where the score reaches `threshold_`.
+
+        RuntimeError before `fit`, and where there is no `threshold_`: after a single image that nothing could be
+        compared with, or in the model of a run, whose threshold is in the run.
+        """
+        import numpy as np
+
+        if self.threshold_ is None:
+            next(self._predictions([]), None)  # says so if it is not fitted
+            raise RuntimeError(
+                f"{type(self).__name__} has no threshold_: it was fitted on one training image, or for a run, which "
+                "has its own"
+            )
+        return (self.decision_function(images) >= self.threshold_).astype(np.int64)
+
+    def _predictions(self, images: Iterable[Image]) -> Iterator[Prediction]:
+        self.require_fitted()
+        for batch in batches(images, self.images_per_batch):
+            yield from self.predict_batch(batch)
+
+    def require_fitted(self) -> None:
+        """Raise RuntimeError before `fit`."""
+        if not self.is_fitted:
+            raise RuntimeError(f"{type(self).__name__} is not fitted; call fit(images) first")
+
+
+class Network(Protocol):
+    """What a detector looks through, `uadctl.models.frozen.FrozenNetwork` for one."""
+
+    images_per_batch: int
+
+    @property
+    def entry(self) -> BackboneEntry | None: ...
+
+    @property
+    def stride(self) -> int: ...
+
+    def weights_state(self) -> str: ...
+
+
+class ThroughNetwork(FromPredictions):
+    """A detector that looks at images through a frozen `network`, which answers for it where it is asked of that."""
+
+    network: Network
+
+    @property
+    def stride(self) -> int:
+        """Sides of images are best multiples of this many pixels: of a patch, or of a cell of the coarsest layer."""
+        return self.network.stride
+
+    @property
+    def images_per_batch(self) -> int:
+        """How many images `predict_batch` takes best: `batch_size`, or what "auto" has found while fitting."""
+        return self.network.images_per_batch
+
+    def weights_state(self) -> str:
+        """Where the weights would come from: "random", "path", a place of `uadctl.features.weights`, or "none".
+
+        Raises BackendMissing without the library that would tell.
+        """
+        return self.network.weights_state()
+
+    def weights_entry(self) -> BackboneEntry | None:
+        """The network; None where a caller's embedder is used. BackendMissing without the library that would tell."""
+        return self.network.entry
+
+
 def batches(images: Iterable[Image], size: int) -> Iterator[list[NDArray[np.uint8]]]:
     """Decoded images in lists of at most `size`, in order. Paths are read; DataError names a broken one."""
     from uadctl.imaging.files import read_image
@@ -91,32 +256,3 @@ def batches(images: Iterable[Image], size: int) -> Iterator[list[NDArray[np.uint
     stream = iter(images)
     while batch := [read_image(image) for image in islice(stream, size)]:
         yield batch
-
-
-def predictions(detector: Detector, images: Iterable[Image], *, batch_size: int) -> Iterator[Prediction]:
-    """The detector's verdict on each image, in order; memory for one batch."""
-    for batch in batches(images, batch_size):
-        yield from detector.predict_batch(batch)
-
-
-def decision_function(detector: Detector, images: Iterable[Image], *, batch_size: int) -> NDArray[np.float64]:
-    """(n,) continuous scores; higher is more anomalous."""
-    import numpy as np
-
-    return np.array([p.score for p in predictions(detector, images, batch_size=batch_size)], dtype=np.float64)
-
-
-def anomaly_maps(detector: Detector, images: Iterable[Image], *, batch_size: int) -> NDArray[np.float32]:
-    """(n, H, W) float32 maps of images of one size. ValueError if sizes differ: use `uadctl.inference.infer` then."""
-    import numpy as np
-
-    maps = [p.map for p in predictions(detector, images, batch_size=batch_size)]
-    stack = [m for m in maps if m is not None]
-    if len(stack) != len(maps):
-        raise ValueError(f"{type(detector).__name__} makes no anomaly maps")
-    shapes = sorted({m.shape for m in stack})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"images of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]}) cannot be stacked into one array"
-        )
-    return np.stack(stack) if stack else np.empty((0, 0, 0), np.float32)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from uadctl import heap
-from uadctl.errors import ParamError, Problem, RunError, SpecError
+from uadctl.errors import ParamError, Problem
 from uadctl.models import base
+from uadctl.models.frozen import FrozenNetwork, wrong_network
+from uadctl.models.patches import enlarge
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
-from uadctl.spec.registry import find_backbone, no_such_backbone, resolve_backbone
 from uadctl.spec.search import wrong_search
 from uadctl.spec.values import bytes_in
 
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from uadctl.features.backbone import Backbone, Precision
     from uadctl.features.cache import FeatureCache
     from uadctl.memory import FeatureStore, KNNIndex
 
 _CORESETS = ("greedy", "random", "none")
 
 
-class PatchCore:
+class PatchCore(base.ThroughNetwork):
     """A memory bank of patch features of good images; what lies far from all of them is anomalous.
 
     Patch features are the outputs of middle layers of a frozen backbone, each averaged over its neighbourhood and
@@ -71,6 +71,7 @@ class PatchCore:
     """
 
     offers_left_out = True
+    network: FrozenNetwork
 
     def __init__(
         self,
@@ -98,18 +99,11 @@ class PatchCore:
         batch_size: int | Literal["auto"] = 16,
         feature_cache: FeatureCache | None = None,
     ) -> None:
-        entry = find_backbone(backbone)
-        channels = () if entry is None else tuple(entry.channels)
-        used = layers if layers is not None else () if entry is None else entry.layers
         memory = bytes_in(feature_memory)
-        wrong = [
+        wrong = wrong_network(backbone=backbone, layers=layers, batch_size=batch_size)
+        wrong += [
             message
             for holds, message in (
-                (entry is not None, f'backbone (="{backbone}"): {no_such_backbone(backbone)}'),
-                (
-                    entry is None or (bool(used) and set(used) <= set(channels) and len(set(used)) == len(used)),
-                    f"layers (={list(used)}) must be distinct layers of {backbone}: {', '.join(channels)}",
-                ),
                 (
                     neighborhood >= 1 and neighborhood % 2 == 1,
                     f"neighborhood (={neighborhood}) must be odd and positive",
@@ -121,10 +115,6 @@ class PatchCore:
                 (sigma >= 0, f"sigma (={sigma}) must be at least 0"),
                 (0 < contamination < 0.5, f"contamination (={contamination}) must lie in (0, 0.5)"),
                 (
-                    batch_size == "auto" or (isinstance(batch_size, int) and batch_size >= 1),
-                    f'batch_size (={batch_size!r}) must be at least 1, or "auto"',
-                ),
-                (
                     memory is not None,
                     f'feature_memory (={feature_memory!r}) must be a size such as "500MB" or "4GB"',
                 ),
@@ -132,10 +122,20 @@ class PatchCore:
             if not holds
         ]
         wrong += wrong_search(backend=knn_backend, precision=knn_precision, verify=knn_verify, faiss_index=faiss_index)
-        if wrong or entry is None or memory is None:
+        if wrong or memory is None:
             raise ParamError([Problem(message) for message in wrong])
-        self.backbone = entry.name
-        self.layers = tuple(used)
+        self.network = FrozenNetwork(
+            backbone=backbone,
+            layers=layers,
+            precision=precision,
+            runtime=runtime,
+            pretrained=pretrained,
+            weights=weights,
+            device=device,
+            seed=seed,
+            batch_size=batch_size,
+            cache=feature_cache,
+        )
         self.neighborhood = neighborhood
         self.coreset: Literal["greedy", "random", "none"] = coreset
         self.coreset_ratio = coreset_ratio
@@ -147,62 +147,23 @@ class PatchCore:
         self.knn_precision: Literal["fp32", "bf16", "auto"] = knn_precision
         self.knn_verify = knn_verify
         self.faiss_index: Literal["flat", "ivf", "ivfpq"] = faiss_index
-        self.precision: Literal["fp32", "bf16", "fp16", "auto"] = precision
-        self.runtime: Literal["torch", "openvino"] = runtime
-        self.pretrained = pretrained
-        self.weights = weights
         self.contamination = contamination
-        self.device = device
         self.seed = seed
-        self.batch_size: int | Literal["auto"] = batch_size
-        self.feature_cache = feature_cache
         self._memory = memory
-        self._batch = 16 if batch_size == "auto" else batch_size
-        self._stride = max(entry.strides[layer] for layer in used)
-        self._network: Backbone | None = None
         self._index: KNNIndex | None = None
         self.memory_bank_: torch.Tensor | None = None
         self.threshold_: float | None = None
 
     @property
-    def stride(self) -> int:
-        """Pixels between neighbouring features of the coarsest layer used."""
-        return self._stride
-
-    @property
-    def images_per_batch(self) -> int:
-        """How many images `predict_batch` takes best: `batch_size`, or what "auto" has found while fitting."""
-        return self._batch
-
-    def weights_state(self) -> str:
-        """Where the backbone's weights would come from: "random", "path", or a place of `uadctl.features.weights`."""
-        from uadctl.features.weights import available
-
-        if not self.pretrained:
-            return "random"
-        if self.weights is not None:
-            return "path"
-        return available(resolve_backbone(self.backbone)) or "network"
+    def is_fitted(self) -> bool:
+        return self.memory_bank_ is not None
 
     def prepare(self, *, download: bool = True) -> None:
         """Have everything ready that `fit` needs beside images; without `download`, only what is not the network's.
 
         Raises WeightsError, BackendMissing, SpecError for a device that this machine has not.
         """
-        from uadctl.features.backbone import Backbone, resolve_device, resolve_precision
-        from uadctl.features.weights import absent, find_weights, offline
-
-        if self.pretrained:
-            entry = resolve_backbone(self.backbone)
-            if self.weights is not None:
-                Backbone(entry.name, layers=self.layers, weights=self.weights)  # raises if it does not fit
-            elif download or self.weights_state() != "network":
-                find_weights(entry)
-            elif offline():
-                raise absent(entry, "UADCTL_OFFLINE is set")
-        device = resolve_device(self.device)
-        self._make_index(device).prepare()
-        resolve_precision(self.precision, device=device, runtime=self.runtime)
+        self._make_index(self.network.prepare(download=download)).prepare()
 
     # -- learning
 
@@ -218,7 +179,8 @@ class PatchCore:
 
         left_out: receives each training image's prediction by the bank without that image's own patches.
         threshold: False leaves `threshold_` unset, and saves scoring all training images if nobody else asks for it.
-        Raises ValueError without images, DataError naming a broken one, WeightsError, RunError without room on disk.
+        Raises ValueError without images, DataError naming a broken one, WeightsError, RunError without room on disk
+        and for features that are no numbers.
         """
         import numpy as np
 
@@ -228,8 +190,10 @@ class PatchCore:
         self._index = self.memory_bank_ = self.threshold_ = None
         grids: list[tuple[Size, Size]] = []
         with FeatureStore(memory=self._memory) as features:
-            for batch in self._batches(images):
+            for batch in self.network.batches(images):
                 for image, (patches, grid) in zip(batch, self._embed(batch), strict=True):
+                    if not bool(patches.isfinite().all()):
+                        raise self.network.no_numbers()
                     features.append(patches)
                     grids.append((grid, Size(*image.shape[:2])))
             if not grids:
@@ -244,18 +208,6 @@ class PatchCore:
                 if scores and threshold:
                     self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
         return self
-
-    def _batches(self, images: Iterable[base.Image]) -> Iterable[list[NDArray[np.uint8]]]:
-        """The images in batches; "auto" tries out on the first of them how many are best."""
-        from itertools import chain
-
-        if self.batch_size != "auto":
-            return base.batches(images, self._batch)
-        stream = iter(images)
-        first = next(iter(base.batches(stream, 1)), [])
-        if first:
-            self._batch = self._backbone().best_batch_size(Size(*first[0].shape[:2]))
-        return base.batches(chain(first, stream), self._batch)
 
     def _choose(self, features: FeatureStore, progress: Progress) -> NDArray[np.int64] | None:
         """Which rows to keep, ascending; None for all of them."""
@@ -322,32 +274,8 @@ class PatchCore:
 
     def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Score and (H, W) map of each image, higher is more anomalous. RuntimeError before `fit`."""
-        if self.memory_bank_ is None or self._index is None:
-            raise RuntimeError("PatchCore is not fitted; call fit(images) first")
+        self.require_fitted()
         return self._score(self._embed(images), [Size(*image.shape[:2]) for image in images])
-
-    def decision_function(self, images: Iterable[base.Image]) -> NDArray[np.float64]:
-        """(n,) continuous scores; higher is more anomalous."""
-        return base.decision_function(self, images, batch_size=self._batch)
-
-    def predict_anomaly_map(self, images: Iterable[base.Image]) -> NDArray[np.float32]:
-        """(n, H, W) float32 maps of images of one size; ValueError if sizes differ."""
-        return base.anomaly_maps(self, images, batch_size=self._batch)
-
-    def predict(self, images: Iterable[base.Image]) -> NDArray[np.int64]:
-        """(n,) labels: 1 where the score reaches `threshold_`.
-
-        RuntimeError before `fit`, after a single-image fit, and for the model of a run: its threshold is in the run.
-        """
-        import numpy as np
-
-        if self.memory_bank_ is None:
-            raise RuntimeError("PatchCore is not fitted; call fit(images) first")
-        if self.threshold_ is None:
-            raise RuntimeError(
-                "PatchCore has no threshold_: it was fitted on one training image, or for a run, which has its own"
-            )
-        return (self.decision_function(images) >= self.threshold_).astype(np.int64)
 
     def _score(
         self, embedded: Sequence[tuple[torch.Tensor, Size]], sizes: Sequence[Size], *, exclude: slice | None = None
@@ -356,7 +284,6 @@ class PatchCore:
 
         sizes: of the maps. exclude: rows of the bank that do not count.
         """
-        import cv2
         import numpy as np
         import torch
 
@@ -365,10 +292,7 @@ class PatchCore:
         bank = self.memory_bank_
         distance, neighbor = self._index.kneighbors(torch.cat([patches for patches, _ in embedded]), 1, exclude=exclude)
         if not bool(torch.isfinite(distance).all()):
-            raise RunError(
-                f"{self.backbone}: features contain NaN or infinity",
-                help='In precision "fp16" numbers end at 65504: use "bf16" or "fp32".',
-            )
+            raise self.network.no_numbers()
         counts = [len(patches) for patches, _ in embedded]
         fields = [part.reshape(grid) for part, (_, grid) in zip(distance[:, 0].split(counts), embedded, strict=True)]
         worst = torch.tensor([int(field.argmax()) for field in fields])
@@ -385,9 +309,7 @@ class PatchCore:
                 scores *= 1 - torch.softmax(torch.linalg.vector_norm(away, dim=2), dim=1)[:, 0]
         predictions = []
         for field, score, size in zip(fields, scores.tolist(), sizes, strict=True):
-            large = cv2.resize(field.cpu().numpy(), (size.width, size.height), interpolation=cv2.INTER_LINEAR)
-            if self.sigma:
-                large = cv2.GaussianBlur(large, (0, 0), self.sigma, borderType=cv2.BORDER_REFLECT)
+            large = enlarge(field.cpu().numpy(), size, sigma=self.sigma)
             predictions.append(Prediction(float(np.float32(score)), large))
         return predictions
 
@@ -395,15 +317,10 @@ class PatchCore:
 
     def _embed(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[torch.Tensor, Size]]:
         """Patch features (rows, d) and their grid for each image; images of one shape share a forward pass."""
-        import numpy as np
         import torch
 
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(i)
         out: dict[int, tuple[torch.Tensor, Size]] = {}
-        for members in groups.values():
-            maps = self._backbone()(np.stack([images[i] for i in members]))
+        for members, maps in self.network.maps(images):
             with torch.inference_mode():
                 patches = self._aggregate(maps)
             grid = Size(*patches.shape[1:3])
@@ -424,69 +341,23 @@ class PatchCore:
         ]
         return torch.cat(aligned, dim=1).permute(0, 2, 3, 1).contiguous()
 
-    def _backbone(self, state: dict[str, torch.Tensor] | None = None, precision: Precision | None = None) -> Backbone:
-        from uadctl.features.backbone import Backbone, resolve_device
-
-        if self._network is None or state is not None:
-            self._network = Backbone(
-                self.backbone,
-                layers=self.layers,
-                pretrained=self.pretrained,
-                weights=self.weights,
-                state=state,
-                device=resolve_device(self.device),
-                seed=self.seed,
-                precision=precision or self.precision,
-                runtime=self.runtime,
-                cache=self.feature_cache,
-            )
-        return self._network
-
     # -- keeping
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The memory bank and the cut backbone, and what is known of their origin."""
         if self.memory_bank_ is None:
             raise RuntimeError("PatchCore is not fitted; call fit(images) first")
-        tensors = {f"backbone.{key}": value for key, value in self._backbone().state().items()}
-        tensors["memory_bank"] = self.memory_bank_.cpu().contiguous()
-        network = self._backbone()
-        return tensors, {
-            "threshold": self.threshold_,
-            "weights": network.weights,
-            "precision": network.precision,
-            "batch_size": self._batch,
-        }
+        tensors, facts = self.network.state()
+        return {**tensors, "memory_bank": self.memory_bank_.cpu().contiguous()}, {"threshold": self.threshold_, **facts}
 
     def restore(self, tensors: dict[str, Any], facts: dict[str, Any]) -> Self:
         """Take over what `state` gave; needs no other file."""
-        prefix = "backbone."
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        # The precision that "auto" meant where the model was fitted: its threshold belongs to features in that one.
-        precision = facts.get("precision", "fp32")  # 0.2 knew no other and did not say
-        try:
-            network = self._backbone(state, precision)
-        except SpecError as error:
-            raise SpecError(
-                f"the model was fitted with precision {precision} and cannot be used here: {error}",
-                help='Use it on a device that has this precision, or fit it with precision = "fp32".',
-            ) from error
-        self._batch = facts.get("batch_size", self._batch)
-        network.weights = facts["weights"]
+        network = self.network.restore(tensors, facts)
         self._hold(tensors["memory_bank"].to(network.device))
         self.threshold_ = facts["threshold"]
         return self
 
     def facts(self) -> dict[str, Any]:
         """Backbone, its weights' origin and checksum, how it is computed, size of the bank."""
-        network = self._backbone()
-        return {
-            "backbone": network.entry.name,
-            "layers": list(network.layers),
-            **network.weights,
-            "device": network.device,
-            "precision": network.precision,
-            "runtime": network.runtime,
-            "batch_size": self._batch,
-            "memory_bank": list(self.memory_bank_.shape) if self.memory_bank_ is not None else None,
-        }
+        bank = self.memory_bank_
+        return {**self.network.facts(), "memory_bank": None if bank is None else list(bank.shape)}

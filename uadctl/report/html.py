@@ -167,12 +167,13 @@ def report(
     shown = [_most_telling(unit.rows)[:max_overlays] for unit in found.units]
     pictures = sum(row.overlay is not None for rows in shown for row in rows)
     share = PAGE_BYTES // max(1, pictures)
+    common = _common_facts(found)
     with progress.task("report", pictures) as task:
         sections = [
-            _section(unit, rows, f"unit-{i}", found, base=file.parent, most_bytes=share, task=task)
+            _section(unit, rows, f"unit-{i}", found, common, base=file.parent, most_bytes=share, task=task)
             for i, (unit, rows) in enumerate(zip(found.units, shown, strict=True), start=1)
         ]
-    text = _render(found, sections)
+    text = _render(found, sections, common)
     try:
         write_bytes(file, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
@@ -194,7 +195,7 @@ def _refuse_foreign(file: Path) -> None:
         )
 
 
-def _render(run: Run, sections: Sequence[_Section]) -> str:
+def _render(run: Run, sections: Sequence[_Section], common: Mapping[str, Mapping[str, str]]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -218,19 +219,11 @@ def _render(run: Run, sections: Sequence[_Section]) -> str:
         intervals=any(unit.measured is not None and any(unit.measured.intervals.values()) for unit in run.units),
         protocol=protocol.summary,
         rows=[_table_row(unit, section, columns) for unit, section in zip(run.units, sections, strict=True)],
-        means=[
-            _TableRow(
-                f"mean · {label}" if len(run.means) > 1 else "mean",
-                "",
-                tuple(_Cell(_metric(name, means.get(name))) for name in columns),
-            )
-            for label, means in run.means.items()
-        ]
-        if run.categories > 1 and columns
-        else [],
+        means=_mean_rows(run, columns) if columns else [],
+        seeds=len(run.facts.seeds) if run.by_category else 0,
         gate=run.gate,
         reasons=_reasons(run.units),
-        run_facts=_run_facts(run),
+        run_facts=_run_facts(run, common),
         data=[(name, run.facts.data[name]) for name in sorted(run.facts.data)],
         sections=sections,
     )
@@ -249,7 +242,7 @@ def _notices(run: Run) -> list[str]:
         notices.append(f"This run was interrupted. {so_far}{further}")
     failed = [unit for unit in run.units if unit.status == "failed"]
     if failed:
-        names = ", ".join(unit.folder.category for unit in failed[:10]) + (", …" if len(failed) > 10 else "")
+        names = ", ".join(_title(unit, run) for unit in failed[:10]) + (", …" if len(failed) > 10 else "")
         notices.append(f"{len(failed)} of {len(run.units)} units failed ({names}); each says why below.")
     if facts.verb == "fit":
         notices.append(
@@ -266,7 +259,16 @@ def _notices(run: Run) -> list[str]:
     return notices
 
 
-def _run_facts(run: Run) -> list[_Fact]:
+def _common_facts(run: Run) -> dict[str, dict[str, str]]:
+    """By label, what the model says of itself alike in every category and every variant."""
+    found: dict[str, dict[str, str]] = {}
+    for labels in run.families.values():
+        said = [dict(_flat(f)) for label in labels for f in run.facts.models.get(label, {}).values()]
+        found |= dict.fromkeys(labels, _common(said))
+    return found
+
+
+def _run_facts(run: Run, common: Mapping[str, Mapping[str, str]]) -> list[_Fact]:
     facts, spec = run.facts, run.spec
     git = facts.git or {}
     out = [
@@ -276,14 +278,15 @@ def _run_facts(run: Run) -> list[_Fact]:
         *(_Fact("resumed", _moment(moment)) for moment in facts.resumed),
         *([_Fact("finished", _moment(facts.finished))] if facts.finished else []),
         _Fact("spec hash", facts.hash),
-        _Fact("seed", str(facts.seed)),
+        _Fact("seeds" if len(facts.seeds) > 1 else "seed", ", ".join(map(str, facts.seeds or (facts.seed,)))),
         _Fact("data set", spec.dataset.name),
+        *([_Fact("shots", _listed(spec.dataset.shot_counts))] if spec.dataset.shots is not None else []),
     ]
     for model in spec.models:
         out.append(_Fact("model", model.name if model.name == model.label else f"{model.label}: {model.name}"))
-        of_categories = list(facts.models.get(model.label, {}).values())
+        out += [_Fact("grid", f"{key} = {_listed(values)}") for key, values in (model.grid or {}).items()]
         # What differs between categories (the size of the memory bank) stands in each unit.
-        out += [_Fact(name, value) for name, value in _common([dict(_flat(f)) for f in of_categories]).items()]
+        out += [_Fact(name, value) for name, value in common[run.families[model.label][0]].items()]
     machine = facts.machine
     out += [
         _Fact("machine", ", ".join(str(machine[k]) for k in ("processor", "architecture", "system") if machine.get(k))),
@@ -296,14 +299,35 @@ def _run_facts(run: Run) -> list[_Fact]:
     return [fact for fact in out if fact.value]
 
 
-def _section(
-    unit: Unit, shown: Sequence[Row], anchor: str, run: Run, *, base: Path, most_bytes: int, task: Task
-) -> _Section:
-    several = len(run.facts.models) > 1 or len(run.spec.models) > 1
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(list(value)) if isinstance(value, tuple) else str(value) for value in values)
+
+
+def _several(run: Run) -> bool:
+    """Whether categories are not told apart from each other alone."""
+    return len(run.facts.models) > 1 or sum(map(len, run.families.values())) > 1
+
+
+def _title(unit: Unit, run: Run) -> str:
     folder = unit.folder
-    title = f"{folder.category} · {folder.label}" if several else folder.category
-    if len({u.folder.seed for u in run.units}) > 1:
-        title += f" · seed {folder.seed}"
+    title = f"{folder.category} · {folder.label}" if _several(run) else folder.category
+    seeds = len(run.facts.seeds) > 1
+    return f"{title} · seed {folder.seed}" if seeds else title
+
+
+def _section(
+    unit: Unit,
+    shown: Sequence[Row],
+    anchor: str,
+    run: Run,
+    common: Mapping[str, Mapping[str, str]],
+    *,
+    base: Path,
+    most_bytes: int,
+    task: Task,
+) -> _Section:
+    folder = unit.folder
+    title = _title(unit, run)
     error = traceback = state = threshold = since = ""
     counts: list[str] = []
     if unit.status == "failed":
@@ -332,7 +356,7 @@ def _section(
         threshold=threshold,
         since=since,
         counts=tuple(counts),
-        facts=tuple(_unit_facts(unit, run)),
+        facts=tuple(_unit_facts(unit, run, common.get(folder.label, {}))),
         charts=tuple(_charts(unit, limit, anchor, title)),
         defects=tuple(_defects(unit, figures)),
         defect_headings=tuple(_heading(name) for name in figures),
@@ -440,6 +464,32 @@ def _table_row(unit: Unit, section: _Section, columns: Sequence[str]) -> _TableR
     return _TableRow(section.title, section.anchor, tuple(cells))
 
 
+def _mean_rows(run: Run, columns: Sequence[str]) -> list[_TableRow]:
+    """What seeds and categories add up to: a row for each category and label with several seeds, then the means."""
+
+    def row(title: str, means: Mapping[str, float | None], sds: Mapping[str, float | None]) -> _TableRow:
+        return _TableRow(title, "", tuple(_Cell(_spread(name, means.get(name), sds.get(name))) for name in columns))
+
+    several = _several(run)
+    rows = [
+        row(f"{category} · {label}, all seeds" if several else f"{category}, all seeds", of.means, of.sds)
+        for category, labels in run.by_category.items()
+        for label, of in labels.items()
+    ]
+    if run.categories > 1:
+        rows += [
+            row(f"mean · {label}" if len(run.means) > 1 else "mean", means, run.sds.get(label, {}))
+            for label, means in run.means.items()
+        ]
+    return rows
+
+
+def _spread(name: str, mean: float | None, sd: float | None) -> str:
+    """ "0.9871 ± 0.0043", or the mean alone where there is no spread."""
+    text = _metric(name, mean)
+    return text if sd is None else f"{text} ± {_metric(name, sd)}"
+
+
 def _metric(name: str, value: float | None, *, digits: int = 4) -> str:
     if value is None:
         return "–"
@@ -448,18 +498,19 @@ def _metric(name: str, value: float | None, *, digits: int = 4) -> str:
 
 def _reasons(units: Sequence[Unit]) -> list[str]:
     """Each reason for an undefined metric once, with the metrics it is for."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for unit in units:
         if unit.measured is not None:
             for name, reason in unit.measured.reasons.items():
-                found.setdefault(f"{unit.folder.category} · {unit.folder.label}: {reason}", []).append(_heading(name))
+                said = f"{unit.folder.category} · {unit.folder.label}: {reason}"
+                found.setdefault(said, {})[_heading(name)] = None  # seeds say the same
     return [f"{reason} ({', '.join(names)})" for reason, names in found.items()]
 
 
 # Facts
 
 
-def _unit_facts(unit: Unit, run: Run) -> list[_Fact]:
+def _unit_facts(unit: Unit, run: Run, common: Mapping[str, str]) -> list[_Fact]:
     facts = []
     counts = unit.measured.counts if unit.measured is not None else {}
     if counts:
@@ -477,7 +528,6 @@ def _unit_facts(unit: Unit, run: Run) -> list[_Fact]:
             if counts.get(name):
                 facts.append(_Fact(title, str(counts[name])))
     of_label = run.facts.models.get(unit.folder.label, {})
-    common = _common([dict(_flat(f)) for f in of_label.values()])
     own = dict(_flat(of_label.get(unit.folder.category, {})))
     facts += [_Fact(name, value) for name, value in own.items() if name not in common and value]
     if unit.costs is not None:

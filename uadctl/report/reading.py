@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -14,13 +14,13 @@ import msgspec
 
 from uadctl.errors import RunError
 from uadctl.runs.folder import SCORE_COLUMNS, RunFolder, Status, UnitFolder, read_document
-from uadctl.spec import RunSpec
+from uadctl.spec import RunSpec, variants
 
 _T = TypeVar("_T")
 
 
 class RunFacts(msgspec.Struct, frozen=True):
-    """run.json, as `uadctl.runs.driver` writes it.
+    """run.json, as `uadctl.runs.driver` writes it. seeds: empty in runs of before there were several.
 
     data: category -> fingerprint. models: label -> category -> facts.
     """
@@ -31,6 +31,7 @@ class RunFacts(msgspec.Struct, frozen=True):
     hash: str
     seed: int
     started: str
+    seeds: tuple[int, ...] = ()
     finished: str | None = None
     resumed: tuple[str, ...] = ()
     versions: dict[str, str | None] = {}
@@ -110,8 +111,17 @@ class Gate(msgspec.Struct, frozen=True):
     broken: tuple[BrokenLimit, ...] = ()
 
 
-class _Means(msgspec.Struct, frozen=True):
+class OfSeeds(msgspec.Struct, frozen=True):
+    """Mean and standard deviation over several seeds, by metric; None where undefined."""
+
+    means: dict[str, float | None] = {}
+    sds: dict[str, float | None] = {}
+
+
+class _Summary(msgspec.Struct, frozen=True):
     means: dict[str, dict[str, float | None]]
+    sds: dict[str, dict[str, float | None]] = {}
+    by_category: dict[str, dict[str, OfSeeds]] = {}
 
 
 class _Timing(msgspec.Struct, frozen=True):
@@ -160,8 +170,10 @@ class Unit:
 class Run:
     """A run and those of its units that were asked for.
 
-    means: label -> metric -> mean over all categories of the run; empty where the run is not over or only a part of
-        its categories is shown.
+    means: label -> metric -> mean over all categories and seeds of the run; empty where the run is not over or only a
+        part of its categories is shown. sds: the same of the standard deviation over the seeds.
+    by_category: category -> label -> what its seeds add up to; empty for one seed, and where the run is not over.
+    families: label of a [model] -> the labels that it stands for, with a grid or several numbers of shots.
     categories: how many the run has. left_out: how many of them are not among `units`.
     gate: None where the spec has none, or the run is not over.
     """
@@ -173,6 +185,9 @@ class Run:
     means: dict[str, dict[str, float | None]]
     categories: int
     left_out: int
+    families: dict[str, tuple[str, ...]]
+    sds: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    by_category: dict[str, dict[str, OfSeeds]] = field(default_factory=dict)
     gate: Gate | None = None
 
 
@@ -203,16 +218,33 @@ def read_run(run: RunFolder, *, categories: Sequence[str] | None = None) -> Run:
         for unit in folders
         if unit.category in wanted
     )
-    means: dict[str, dict[str, float | None]] = {}
+    summary = _Summary({})
     metrics_file = run.path / "metrics.json"
     # A run that was resumed and not yet finished again still has the means of before.
-    if facts.status in ("done", "failed") and metrics_file.is_file() and len(wanted) == len(names):
-        means = _convert(run.read("metrics"), _Means, metrics_file).means
+    if facts.status in ("done", "failed") and metrics_file.is_file():
+        summary = _convert(run.read("metrics"), _Summary, metrics_file)
+    whole = len(wanted) == len(names)
     gate = None
     gate_file = run.path / "gate.json"
     if facts.status in ("done", "failed") and gate_file.is_file():
         gate = _convert(run.read("gate"), Gate, gate_file)
-    return Run(run, facts, run.spec, units, means, len(names), len(names) - len(wanted), gate)
+    spec = run.spec
+    families: dict[str, list[str]] = {}
+    for variant in variants(spec):
+        families.setdefault(variant.of, []).append(variant.model.label)
+    return Run(
+        run,
+        facts,
+        spec,
+        units,
+        summary.means if whole else {},
+        len(names),
+        len(names) - len(wanted),
+        {of: tuple(labels) for of, labels in families.items()},
+        sds=summary.sds if whole else {},
+        by_category={name: summary.by_category[name] for name in wanted if name in summary.by_category},
+        gate=gate,
+    )
 
 
 def _read_unit(folder: UnitFolder, costs: Costs | None) -> Unit:

@@ -92,7 +92,8 @@ class RunDocument(Document, kw_only=True):
     verb: the command that made it.
     name: from [run] name.
     hash: 8 hex digits of the SHA-256 of the filled spec without run.dir and dataset.root.
-    seed: from [run] seed.
+    seed: from [run] seed, or the first of [run] seeds.
+    seeds: all of them. Absent before 0.5.
     started: when it was begun, UTC.
     resumed: when it was gone on with.
     finished: when it ended, null before.
@@ -102,7 +103,7 @@ class RunDocument(Document, kw_only=True):
     warnings: what the user was told while it worked.
     data: by category.
     models: by label and category: the detector's own facts, such as its backbone, the origin of its weights, its
-        device and the size of its memory bank.
+        device and the size of its memory bank. Of several seeds, those of the one that was finished last.
     failed: the units that ended in an error.
     """
 
@@ -111,6 +112,7 @@ class RunDocument(Document, kw_only=True):
     name: str
     hash: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
     seed: Count
+    seeds: list[Count] | UnsetType = UNSET
     started: Time
     resumed: list[Time]
     finished: Time | None
@@ -242,15 +244,35 @@ class UnitFailed(Failed, kw_only=True):
 _Cell = Annotated[Any, Meta(extra_json_schema={"anyOf": [{"$ref": "#/$defs/Measured"}, {"$ref": "#/$defs/Failed"}]})]
 
 
+class OfSeeds(Struct, kw_only=True):
+    """What several seeds of one label add up to in one category.
+
+    means: by metric: over the seeds; null unless every one defines it.
+    sds: by metric: the sample standard deviation over the seeds.
+    sd_reasons: why, for exactly the names whose sd is null.
+    """
+
+    means: dict[str, float | None]
+    sds: dict[str, float | None]
+    sd_reasons: dict[str, str]
+
+
 class MetricsDocument(Document, kw_only=True):
     """metrics.json of a run: every unit's metrics, and the means.
 
     results: by category, label and seed.
-    means: by label: over the categories; null unless every one defines the metric. Counts have none.
+    means: by label: over the categories and seeds; null unless every unit defines the metric. Counts have none.
+    sds: by label: the sample standard deviation, over the seeds, of the mean over the categories; null for one seed and
+        where the mean is null. Absent before 0.5.
+    sd_reasons: by label: why, for exactly the names whose sd is null. Absent before 0.5.
+    by_category: by category and label: the same of each category alone. Absent for one seed.
     """
 
     results: dict[str, dict[str, dict[SeedName, _Cell]]]
     means: dict[str, dict[str, float | None]]
+    sds: dict[str, dict[str, float | None]] | UnsetType = UNSET
+    sd_reasons: dict[str, dict[str, str]] | UnsetType = UNSET
+    by_category: dict[str, dict[str, OfSeeds]] | UnsetType = UNSET
 
 
 class GateDocument(Document, kw_only=True):

@@ -41,7 +41,8 @@ class Driver:
             "verb": verb,
             "name": spec.run.name,
             "hash": spec_hash(spec),
-            "seed": spec.run.seed,
+            "seed": spec.run.all_seeds[0],
+            "seeds": list(spec.run.all_seeds),
             "started": (previous or {}).get("started", now),
             "resumed": [*(previous or {}).get("resumed", []), now] if previous else [],
             "finished": None,
@@ -63,7 +64,7 @@ class Driver:
         self._progress.warn(message)
 
     def describe(self, unit: UnitFolder, *, data: dict[str, Any], model: dict[str, Any]) -> None:
-        """Keep what a unit was made of: its data's fingerprint, its model's facts."""
+        """Keep what a unit was made of: its data's fingerprint, its model's facts; of several seeds the last one's."""
         self._record["data"][unit.category] = data
         self._record["models"].setdefault(unit.label, {})[unit.category] = model
 
@@ -121,7 +122,8 @@ class Driver:
             {"category": unit.category, "label": unit.label, "seed": unit.seed, "error": text}
         )
         self._write("started")
-        self._progress.fail(f"{unit.category} / {unit.label}: {text}", error)
+        seed = f" / seed {unit.seed}" if len(self._record["seeds"]) > 1 else ""
+        self._progress.fail(f"{unit.category} / {unit.label}{seed}: {text}", error)
 
     def _write(self, status: RunStatus) -> None:
         self._run.write("run", {**self._record, "status": status})

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from uadctl.atomic import replacing, write_json
-from uadctl.errors import RunError, UadctlError
+from uadctl.errors import Problem, RunError, UadctlError
 from uadctl.imaging.geometry import Geometry
 from uadctl.records import Size
 from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
@@ -156,6 +156,8 @@ def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
     detector.prepare(download=False)
     try:
         detector.restore(tensors, facts)
+    except UadctlError as error:  # what the detector itself explains, such as another version of its library
+        raise RunError([Problem(f"{unit.model}: {p.message}", p.help) for p in error.problems]) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(f"{unit.model}: damaged: {type(error).__name__}: {error}") from error
     return Fitted(document["model"], params, detector, geometry, read_calibration(unit))

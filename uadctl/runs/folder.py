@@ -34,6 +34,9 @@ Status = Literal["started", "done", "failed"]
 RunStatus = Literal["started", "done", "failed", "interrupted"]
 SCHEMA = 1
 
+# More units are not listed one by one where one is to be chosen.
+_LISTED = 20
+
 SCORE_COLUMNS = ("path", "split", "label", "defect", "score", "threshold", "verdict", "status", "reason", "map")
 
 
@@ -295,9 +298,22 @@ class RunFolder:
 
 
 def _listing(units: Sequence[UnitFolder]) -> str:
+    """The options that choose each unit, a line each; of many units, what there is to choose from."""
+    if len(units) > _LISTED:
+        of_each = {
+            "--category": dict.fromkeys(shlex.quote(u.category) for u in units),
+            "--label": dict.fromkeys(shlex.quote(u.label) for u in units),
+            "--seed": dict.fromkeys(str(u.seed) for u in units),
+        }
+        return "\n".join(f"{option}, {_some(list(values))}" for option, values in of_each.items() if len(values) > 1)
     return "\n".join(
         f"--category {shlex.quote(u.category)} --label {shlex.quote(u.label)} --seed {u.seed}" for u in units
     )
+
+
+def _some(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
+    return f"one of {len(values)}: {', '.join(values[:_LISTED])}{more}"
 
 
 def find_runs(spec: RunSpec) -> list[RunFolder]:

@@ -45,7 +45,7 @@ _RESTS_ON = {
 class Checked:
     """One limit, and whether it holds.
 
-    category: None for a limit on the mean over the categories; then seed is None as well.
+    category: None for a limit on the mean over the categories and seeds; then seed is None as well.
     metric:   its name. value: what was measured, None where it is undefined or the unit failed.
     min, max: the least and the most allowed, None where there is no such limit.
     reason:   why the limit is broken; None if it holds.
@@ -89,7 +89,16 @@ class Verdict:
 
     def error(self) -> GateFailed:
         """The broken limits as an error, a line each."""
-        return GateFailed([Problem(f"gate: {limit.where}: {limit.reason}") for limit in self.broken])
+        several = len({limit.seed for limit in self.limits if limit.seed is not None}) > 1
+        return GateFailed(
+            [
+                Problem(
+                    f"gate: {limit.where}{f' / seed {limit.seed}' if several and limit.seed is not None else ''}: "
+                    f"{limit.reason}"
+                )
+                for limit in self.broken
+            ]
+        )
 
     def document(self) -> dict[str, Any]:
         """What gate.json says: whether all limits hold, how many there are, and those that are broken."""
@@ -121,8 +130,9 @@ def evaluate(gate: GateTable, metrics: Mapping[str, Any]) -> Verdict:
 
     metrics: the content of the run's metrics.json.
 
-    Limits of [gate] are for the mean over the categories, and hold for each label by itself. Limits of
-    [gate.category.NAME] are for each label and seed of that category. A value equal to a limit holds it. What is null,
+    Limits of [gate] are for the mean over the categories and seeds, and hold for each label by itself. Limits of
+    [gate.category.NAME] are for each label and seed of that category: a seed is a model that might be put to use, and a
+    mean over seeds would hide one that misses defects. A value equal to a limit holds it. What is null,
     of a unit that failed, or not there at all breaks its limit.
     """
     return Verdict((*_on_means(gate, metrics), *_on_categories(gate, metrics)))
@@ -137,6 +147,9 @@ def _on_means(gate: GateTable, metrics: Mapping[str, Any]) -> Iterator[Checked]:
             for seed, cell in seeds.items()
         }
         rests_on = f"mean of {len(units)} {'category' if len(units) == 1 else 'categories'}"
+        seeds_each = max((len(seeds) for seeds in units.values()), default=0)
+        if seeds_each > 1:
+            rests_on += f" and {seeds_each} seeds"
         for metric, limit in gate.limits().items():
             value = means.get(metric)
             why = _why_no_mean(metric, cells) if value is None else ""

@@ -52,6 +52,7 @@ from uadctl.spec.signature import (
     parse_model_kwargs,
     validate_user_model_kwargs,
 )
+from uadctl.spec.sweep import Variant, variants
 from uadctl.spec.writing import spec_hash, to_dict, to_toml
 
 __all__ = [
@@ -66,6 +67,8 @@ __all__ = [
     "GateTable",
     "CategoryGateTable",
     "LimitTable",
+    "Variant",
+    "variants",
     "read_spec",
     "Reading",
     "Overrides",

@@ -42,6 +42,8 @@ Glob = Annotated[str, Meta(pattern=r"^[^\x00]+$", extra={"expected": "a glob rel
 PositiveInt = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[str, Meta(pattern=SIZE, extra={"expected": 'a size such as "500MB" or "1GB"'})]
 FprLimit = Annotated[float, Meta(gt=0.0, le=1.0)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+GridValues = Annotated[tuple[Any, ...], Meta(min_length=1, extra={"expected": "a list of values that is not empty"})]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +101,29 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _seeds_once(seeds: tuple[int, ...] | None) -> Wrong | None:
+    return _each_number_once("seeds", seeds or ())
+
+
+def _each_number_once(key: str, numbers: tuple[int, ...]) -> Wrong | None:
+    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+    return Wrong(key, f"{twice[0]} is given twice") if twice else None
+
+
 class RunTable(Table, frozen=True, kw_only=True):
     """[run]: how the run is done."""
 
     name: Annotated[Name, Meta(description="Name of the run, part of its folder's name. Default: the file's stem.")]
     seed: Annotated[
-        int, Meta(ge=0, le=2**32 - 1, description="Seed of every random choice; the same seed gives the same numbers.")
+        Seed | None, Meta(description="Seed of every random choice; the same seed gives the same numbers.")
     ] = 0
+    seeds: Annotated[
+        Annotated[tuple[Seed, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Several seeds, instead of seed: everything is done once with each, and measured as mean and "
+            "standard deviation."
+        ),
+    ] = None
     device: Annotated[
         str,
         Meta(
@@ -135,7 +153,7 @@ class RunTable(Table, frozen=True, kw_only=True):
     feature_cache: Annotated[
         Bytes,
         Meta(
-            description="Memory in which several models of a bench share the feature maps of the same images. "
+            description="Memory in which several cells of a bench share the feature maps of the same images. "
             "Changes no result; 0MB: no sharing."
         ),
     ] = "1GB"
@@ -147,6 +165,14 @@ class RunTable(Table, frozen=True, kw_only=True):
         ),
     ] = "runs"
     engine: Annotated[Literal["local"], Meta(description="Where the units of work run.")] = "local"
+
+    rules = (Rule(("seeds",), _seeds_once),)
+    instead = {"seed": "seeds", "seeds": "seed"}
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the run, in the spec's order: one, or several."""
+        return (self.seed or 0,) if self.seeds is None else self.seeds
 
     @property
     def feature_cache_bytes(self) -> int:
@@ -231,6 +257,10 @@ def _takes_files(name: str, files: FilesTable | None) -> Wrong | None:
     return Wrong("files", f"{entry.name} finds its files by its layout", f"[dataset.files] is for: {takers}")
 
 
+def _shots_once(shots: int | tuple[int, ...] | None) -> Wrong | None:
+    return _each_number_once("shots", shots) if isinstance(shots, tuple) else None
+
+
 class DatasetTable(Table, frozen=True, kw_only=True):
     """[dataset]: which images."""
 
@@ -255,6 +285,14 @@ class DatasetTable(Table, frozen=True, kw_only=True):
     limit_test: Annotated[
         PositiveInt | None, Meta(description="At most so many test images a category; absent: all.")
     ] = None
+    shots: Annotated[
+        PositiveInt | Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Learn from exactly so many training images a category, drawn by the seed after limit_train; "
+            "a list: once with each number. Absent: from all.",
+            extra={"expected": "an integer of at least 1, or a list of such"},
+        ),
+    ] = None
     files: Annotated[FilesTable | None, Meta(description="Which files are which, for the data set folder.")] = None
 
     rules = (
@@ -263,7 +301,13 @@ class DatasetTable(Table, frozen=True, kw_only=True):
         Rule(("name", "split"), _known_split),
         Rule(("name", "layout"), _known_layout),
         Rule(("name", "files"), _takes_files),
+        Rule(("shots",), _shots_once),
     )
+
+    @property
+    def shot_counts(self) -> tuple[int | None, ...]:
+        """The numbers of training images to learn from, in the spec's order; (None,): from all."""
+        return self.shots if isinstance(self.shots, tuple) else (self.shots,)
 
 
 def _crop_fits(resize: tuple[int, int] | None, crop: tuple[int, int] | None) -> Wrong | None:
@@ -307,6 +351,12 @@ class ModelTable(Table, frozen=True, kw_only=True):
     params: Annotated[
         dict[str, Any], Meta(description="Parameters of the model's constructor. See: uadctl models list")
     ] = field(default_factory=dict)
+    grid: Annotated[
+        dict[str, GridValues] | None,
+        Meta(
+            description="Parameters with a list of values each: the model is done once with every combination of them."
+        ),
+    ] = None
     trainer: Annotated[
         dict[str, Any] | None, Meta(description="How the model is trained, for those that uadctl trains.")
     ] = None

@@ -38,6 +38,7 @@ from uadctl.spec.signature import (
     range_problems,
     settable_params,
 )
+from uadctl.spec.sweep import MOST_CELLS, combinations, count_combinations, count_variants, variants
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, printable, shown, take
 
 MAX_BYTES: Final = 1_000_000
@@ -56,6 +57,7 @@ class Overrides:
     model:      takes the place of all models of the spec; their parameters are dropped.
     model_kwargs: JSON object of parameters, merged over those of the only model.
     checkpoint_path, pretrained: parameters of that name; pretrained reaches each model that takes it.
+    seed:       takes the place of the spec's seed or seeds.
     run_dir:    parent of the run folders. Paths here are relative to the working directory.
     """
 
@@ -110,6 +112,7 @@ def read_spec(
     draft.tree = draft.expand(draft.tree, (), variables)
     _checkpoint(draft, overrides.checkpoint_path)
     _pretrained(draft, overrides.pretrained)
+    _grid_or_params(draft)
     _fill_names(draft)
     spec = _read_tables(draft, overrides)
     if draft.problems or spec is None:
@@ -380,7 +383,7 @@ def _override(draft: _Draft, overrides: Overrides) -> None:
     ]
     for option, where, key, value in typed:
         if value is not None:
-            draft.put(key, value, _option(option, where, key))
+            _put(draft, key, value, _option(option, where, key))
     if overrides.categories is not None:
         _categories(draft, overrides.categories)
     for text in overrides.set:
@@ -429,7 +432,11 @@ def _set(draft: _Draft, text: str) -> None:
                 f"Say which key: --set {names[0]}.KEY=VALUE",
             )
             return
-    origin = _option("--set", where, key, expands=True)
+    _put(draft, key, value, _option("--set", where, key, expands=True))
+
+
+def _put(draft: _Draft, key: Key, value: object, origin: _Origin) -> None:
+    """Lay a value from an option over the tree; in the file, another key that it stands instead of gives way."""
     draft.put(key, value, origin)
     other = _record_instead(key)
     if other is not None and not draft.origin(other).option:
@@ -475,8 +482,9 @@ def _label(model: Mapping[str, Any]) -> str:
 def _replace_models(draft: _Draft, name: str) -> None:
     before = _models(draft) or []
     for model in before:
-        params = model.get("params")
-        if isinstance(params, dict) and params:
+        tables = (model.get("params"), model.get("grid"))
+        params = [param for table in tables if isinstance(table, dict) for param in table]
+        if params:
             draft.notes.append(
                 f"--model {printable(name)} takes the place of {printable(_label(model))}: "
                 f"its parameters ({', '.join(map(key_text, params))}) are dropped"
@@ -584,6 +592,22 @@ def _pretrained(draft: _Draft, pretrained: bool | None) -> None:
             draft.notes.append(f"{where} has no effect on {entry.name}, which takes no parameter pretrained")
 
 
+def _grid_or_params(draft: _Draft) -> None:
+    """A parameter given by an option takes the place of the file's grid over it, and a grid that of a parameter."""
+    for i, model in enumerate(_models(draft) or []):
+        params, grid = model.get("params"), model.get("grid")
+        if not isinstance(params, dict) or not isinstance(grid, dict):
+            continue
+        for name in [name for name in grid if name in params]:
+            optional = [bool(draft.origin(("model", i, table, name)).option) for table in ("params", "grid")]
+            if optional[0] != optional[1]:
+                loser = "grid" if optional[0] else "params"
+                del model[loser][name]
+                draft.forget(("model", i, loser, name))
+                if not grid:
+                    del model["grid"]
+
+
 def _entry(name: object) -> ModelEntry | None:
     return find_model(name) if isinstance(name, str) else None
 
@@ -677,7 +701,9 @@ def _read_tables(draft: _Draft, overrides: Overrides) -> RunSpec | None:
     _check_gate(draft, parts.get("metrics"))
     if draft.problems or len(parts) < len(fields):
         return None
-    return RunSpec(**parts)
+    spec = RunSpec(**parts)
+    _check_sweep(draft, spec)
+    return spec
 
 
 def _unknown_tables(draft: _Draft, tables: list[str]) -> None:
@@ -898,12 +924,36 @@ def _read_models(draft: _Draft, given: object, name: str, overrides: Overrides) 
     return tuple(models)
 
 
+def _check_sweep(draft: _Draft, spec: RunSpec) -> None:
+    """Say that there are too many cells, and which variants of different models have the same label."""
+    n, seeds = count_variants(spec), len(spec.run.all_seeds)
+    if n * seeds > MOST_CELLS:
+        draft.add(
+            ("model", 0),
+            f"this sweep has {n * seeds} cells in every category ({n} variants, {seeds} seeds); "
+            f"at most {MOST_CELLS} are run",
+            "Leave out values of [model.grid], [dataset] shots or [run] seeds.",
+        )
+        return
+    places = {model.label: i for i, model in enumerate(spec.models)}
+    labels: dict[str, str] = {}
+    for variant in variants(spec):
+        label = variant.model.label
+        if labels.setdefault(label.casefold(), variant.of) != variant.of:
+            draft.about(
+                ("model", places[variant.of]),
+                f"a second model with the label {key_text(label)}",
+                'Give each model its own: label = "NAME".',
+            )
+
+
 def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Overrides) -> ModelTable | None:
     """Hold the parameters of one model against its constructor and fill them in."""
     entry = _entry(values.get("name"))
     params = values.get("params")
     if entry is None or params is None:
         return None
+    grid = _read_grid(draft, entry, values.get("grid", BAD), params, key)
     inside: Key = (*key, "params")
     _notes(draft, entry, params, overrides)
     params = {name: value for name, value in params.items() if not _drops_null(draft, entry, inside, name, value)}
@@ -912,7 +962,9 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
         if isinstance(path, str) and (not path or "\0" in path):
             draft.wrong((*inside, name), "expected a path")
             params[name] = BAD
-    checkpoint_fault = _checkpoint_fault(draft, entry, params, values.get("trainer"), key)
+    swept = {name: BAD if each is BAD else each[0] for name, each in grid.items()}
+    checkpoint = {name: value for name, value in swept.items() if name == CHECKPOINT}
+    checkpoint_fault = _checkpoint_fault(draft, entry, params | checkpoint, values.get("trainer"), key)
     fitting, problems = check_params(entry.name, params)
     takes = settable_params(entry.name)
     for problem in problems:
@@ -925,30 +977,105 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
                 f"{key_text(str(problem.key[0]))} is not a parameter of {entry.name}{problem.fact}",
                 f"{entry.name} takes: {', '.join(takes)}",
             )
-    missing = [m for m in missing_params(entry.name, params) if m not in AUTO_PARAMS]
+    missing = [m for m in missing_params(entry.name, params | swept) if m not in AUTO_PARAMS]
     for name in missing:
         draft.about(inside, f"{name} is missing: {entry.name} has no default for it")
     if checkpoint_fault or problems or missing or any(value is BAD for value in fitting.values()):
         return None
-    out_of_range = range_problems(entry.name, fitting)
-    for param, fact in out_of_range:
-        if param is None:
-            draft.about(inside, fact)
-        else:
-            draft.wrong((*inside, param), fact)
-    if out_of_range:
+    if any(each is BAD for each in grid.values()) or _out_of_range(draft, entry, fitting, grid, key):
         return None
     for name in entry.path_params:
         if isinstance(fitting.get(name), str) and name in params:
             fitting[name] = _absolute(fitting[name], draft.origin((*inside, name)).base)
-    if "label" not in values:
+    if "label" not in values or "grid" not in values:
         return None
     return ModelTable(
         name=entry.name,
         label=values["label"],
-        params=fill_params(entry.name, fitting),
+        params={name: value for name, value in fill_params(entry.name, fitting).items() if name not in grid},
+        grid=grid or None,
         trainer=values.get("trainer"),
     )
+
+
+def _out_of_range(
+    draft: _Draft, entry: ModelEntry, params: Mapping[str, Any], grid: Mapping[str, tuple[Any, ...]], key: Key
+) -> bool:
+    """Whether the constructor has something against any combination of a grid's values; says what."""
+    found = False
+    for places in combinations(grid):
+        values = {name: grid[name][place] for name, place in places.items()}
+        for param, fact in range_problems(entry.name, {**params, **values}):
+            found = True
+            if param is None:
+                draft.about((*key, "grid" if grid else "params"), fact)
+            elif param in places:
+                draft.wrong((*key, "grid", param, places[param]), fact)
+            else:
+                draft.wrong((*key, "params", param), fact)
+    return found
+
+
+def _read_grid(
+    draft: _Draft, entry: ModelEntry, grid: object, params: Mapping[str, Any], key: Key
+) -> dict[str, tuple[Any, ...] | Any]:
+    """The lists of a grid with their values as the constructor takes them; BAD in place of one that was reported."""
+    if not isinstance(grid, dict):
+        return {}
+    inside: Key = (*key, "grid")
+    if not grid:
+        draft.about(inside, "has no key", "Example: coreset_ratio = [0.01, 0.1]")
+    read: dict[str, Any] = {}
+    for name, values in grid.items():
+        here: Key = (*inside, name)
+        read[name] = BAD
+        if name in AUTO_PARAMS:
+            draft.of_entry(
+                here,
+                f"{name} cannot be in a grid: [run] gives it to all models alike",
+                "Several seeds: [run] seeds = [0, 1, 2]"
+                if name == "seed"
+                else f"Models that differ in it: [[model]] twice, each with its label and params = {{ {name} = … }}",
+            )
+        elif name in params:
+            draft.of_entry(here, f"{key_text(name)} is in [model.params] as well", "Give it in one of the two.")
+        elif values is not BAD:
+            read[name] = _grid_values(draft, entry, values, here)
+    n = count_combinations({name: values for name, values in read.items() if values is not BAD})
+    if n > MOST_CELLS:
+        draft.about(inside, f"has {n} combinations; at most {MOST_CELLS} are run", "Leave out values, or keys.")
+        return dict.fromkeys(read, BAD)
+    return read
+
+
+def _grid_values(draft: _Draft, entry: ModelEntry, values: tuple[Any, ...], key: Key) -> Any:
+    """The values of one key of a grid, each held against the constructor as a parameter of its own."""
+    name = str(key[-1])
+    taken: list[Any] = []
+    for i, value in enumerate(values):
+        here: Key = (*key, i)
+        if name in entry.path_params and isinstance(value, str) and (not value or "\0" in value):
+            draft.wrong(here, "expected a path")
+            return BAD
+        fitting, problems = check_params(entry.name, {name: value})
+        for problem in problems:
+            if problem.unknown:
+                draft.of_entry(
+                    key,
+                    f"{key_text(name)} is not a parameter of {entry.name}{problem.fact}",
+                    f"{entry.name} takes: {', '.join(settable_params(entry.name))}",
+                )
+            else:
+                draft.wrong((*here, *problem.key[1:]), problem.fact)
+        fit = fitting.get(name, BAD)
+        if name in entry.path_params and isinstance(fit, str):
+            fit = _absolute(fit, draft.origin(here).base)
+        # repr, since true is no second 1
+        if fit is not BAD and repr(fit) in map(repr, taken):
+            draft.wrong(here, "is given twice")
+            fit = BAD
+        taken.append(fit)
+    return BAD if any(fit is BAD for fit in taken) else tuple(taken)
 
 
 def _drops_null(draft: _Draft, entry: ModelEntry, inside: Key, name: str, value: object) -> bool:

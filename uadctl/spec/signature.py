@@ -31,6 +31,9 @@ AUTO_PARAMS: Final = ("batch_size", "device", "precision", "seed")
 """Parameters that the run gives to every model that takes them. A filled spec holds them in [run] only, so
 that --device and --seed still mean something when it is run again."""
 
+OF_CATEGORY: Final = ("class_name",)
+"""Parameters that the category gives to models that take them, unless the spec does. Not in a filled spec either."""
+
 CHECKPOINT: Final = "checkpoint_path"
 
 
@@ -370,20 +373,33 @@ def _build(
     return kwargs
 
 
-def auto_kwargs(run: RunTable) -> dict[str, Any]:
-    """The parameters that [run] gives to every model that takes them."""
-    return {"batch_size": run.batch_size, "device": run.device, "precision": run.precision, "seed": run.seed}
+def auto_kwargs(run: RunTable, *, seed: int | None = None) -> dict[str, Any]:
+    """The parameters that [run] gives to every model that takes them. seed: one of the run's; None: the first."""
+    return {
+        "batch_size": run.batch_size,
+        "device": run.device,
+        "precision": run.precision,
+        "seed": run.all_seeds[0] if seed is None else seed,
+    }
 
 
-def constructor_kwargs(run: RunTable, model: ModelTable) -> dict[str, Any]:
-    """What the constructor of one model of a spec is called with."""
-    return build_model_kwargs(model.name, user_kwargs=model.params, auto_kwargs=auto_kwargs(run))
+def constructor_kwargs(
+    run: RunTable, model: ModelTable, *, seed: int | None = None, class_name: str | None = None
+) -> dict[str, Any]:
+    """What the constructor of one model of a spec is called with.
+
+    seed: one of the run's; None: the first. class_name: what is on the category's images; None: not known.
+    """
+    auto = auto_kwargs(run, seed=seed)
+    if class_name is not None:
+        auto["class_name"] = class_name
+    return build_model_kwargs(model.name, user_kwargs=model.params, auto_kwargs=auto)
 
 
 def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with every default written out, in the order of the constructor.
 
-    Left out are those that [run] gives (`AUTO_PARAMS`, unless `params` has them), those whose value is None,
+    Left out are those that [run] or the category give (unless `params` has them), those whose value is None,
     which TOML cannot say, and Python objects. Raises ParamError as `validate_user_model_kwargs` does.
     """
     entry = resolve_model(name)
@@ -393,7 +409,11 @@ def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     for param in constructor_of(entry).params.values():
         if param.name in given:
             filled[param.name] = given.pop(param.name)
-        elif param.name not in AUTO_PARAMS and param.name not in entry.not_settable and _is_toml(param.default):
+        elif (
+            param.name not in (*AUTO_PARAMS, *OF_CATEGORY)
+            and param.name not in entry.not_settable
+            and _is_toml(param.default)
+        ):
             filled[param.name] = param.default
     filled.update(sorted(given.items()))
     return {key: value for key, value in filled.items() if value is not None}

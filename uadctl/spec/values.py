@@ -216,6 +216,8 @@ def _take_any(
     for option in wanted.types:
         taken, heard = _try(value, option, key, expected=expected, single=single)
         if taken is not BAD:
+            for k, fact in heard:  # a table is taken with what is wrong in it marked as BAD
+                report(k, fact)
             return taken
         complaints.append(heard)
     # A complaint about the inside of the value, or about its range, tells more than a list of the types.

@@ -1,0 +1,62 @@
+"""docs/models.md is what the registry says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from uadctl.cli import catalogue
+from uadctl.spec import BACKBONES, MODELS, ModelEntry, list_params
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+
+
+def test_the_page_is_up_to_date(uadctl):
+    assert uadctl("models", "list", "--markdown").out == PAGE.read_text(encoding="utf-8")
+
+
+def test_every_model_parameter_and_backbone_is_on_it():
+    text = catalogue.page()
+    assert len(MODELS) >= 1
+    for entry in MODELS.values():
+        assert f"### {entry.name}\n" in text or f"| `{entry.name}` |" in text
+        assert all(f"`{alias}`" in text for alias in entry.aliases)
+    for param in list_params("patchcore"):
+        assert (f"| `{param.name}` |" in text) == param.settable
+    assert all(text.count(f"| `{name}` |") == 1 for name in BACKBONES)
+    assert '| `knn_backend` | `"faiss" or "numpy"' in text or '`"torch" or "numpy" or "sklearn" or "faiss"`' in text
+
+
+def test_classical_models_share_one_table(monkeypatch):
+    for i, (name, own) in enumerate((("Checkpoint", "first"), ("Trainable", "other"))):
+        entry = ModelEntry(
+            name=f"vision_classic_{i}",
+            target=f"spec_models:{name}",
+            summary=own,
+            backend="pyod",
+            extra="pyod",
+            pixel_map=False,
+        )
+        monkeypatch.setitem(MODELS, entry.name, entry)
+    text = catalogue.page()
+    section = text.split("## Classical detectors on features\n")[1].split("\n## ")[0]
+    assert section.startswith("\nThey need `pip install 'uadctl[pyod]'`.\n")
+    assert "| `vision_classic_1` |  | other |  | no | `checkpoint_path` = , `width` = 8 |" in section
+
+
+def test_a_model_whose_module_is_not_there_says_so(monkeypatch):
+    entry = ModelEntry(name="vision_absent", target="uadctl_absent:Absent", summary="It is not there.")
+    monkeypatch.setitem(MODELS, entry.name, entry)
+    text = catalogue.page()
+    assert "### vision_absent\n" in text
+    assert "\nIts parameters are known where `uadctl_absent` can be imported.\n" in text
+
+
+def test_a_stroke_in_a_cell_does_not_end_it():
+    assert catalogue._table(("a",), [("x | y",)]) == "| a |\n|---|\n| x \\| y |"
+
+
+def test_a_parameter_that_takes_more_than_its_choices_has_its_annotation():
+    text = catalogue.page()
+    assert "| `image_size` | `int \\| Literal['given']` | `448` |" in text
+    assert "| `batch_size` | `int \\| Literal['auto']` | `[run]` |" in text
+    assert '| `precision` | `"auto" or "bf16" or "fp16" or "fp32"` | `[run]` |' in text

@@ -1,0 +1,87 @@
+"""Detectors of other packages as data: what they are called, what they take, and which of them uadctl offers.
+
+The table is a file of this package, so that a spec is checked without the other package and without its import time. A
+test regenerates names and defaults from the installed package and compares.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Kept = Literal["ours", "silent", "object", "fixed"]
+Most = Literal["rows", "rows - 1", "rows - 2", "rank", "batch"]
+Scored = Literal["alone", "among", "twice"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedParam:
+    """One parameter of a wrapped constructor.
+
+    default: the package's; None also where it has none, or where it is no TOML value.
+    type:    as it would be annotated, of TOML values; None where `kept` is set.
+    kept:    why it is no parameter of ours: "ours", we give it (what we know better, such as the device); "silent", we
+             switch its printing off; "object", only Python objects fit; "fixed", another value than the default breaks
+             what uadctl promises.
+    most:    what bounds it from above when there are few training images: their number, that less 1 or 2, the rank of
+             their features, or "batch": their number, and none that leaves a last batch of one.
+    doc:     what it means; None where nobody has written that down yet.
+    """
+
+    name: str
+    default: Any
+    type: str | None = None
+    kept: Kept | None = None
+    most: Most | None = None
+    doc: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedDetector:
+    """One detector of another package.
+
+    name:    that of its module.
+    target:  "module:Class" in the other package.
+    kind:    how it works, in a word: a tag.
+    scored:  "alone", row by row; "among", each row among the training rows, since it compares the rows of one set;
+             "twice", the row and a copy, since it cannot take a single one.
+    more_rows_than_features: with fewer, its scores mean nothing.
+    reason:  why it is not offered; None where it is.
+    """
+
+    name: str
+    target: str
+    kind: str = ""
+    summary: str = ""
+    paper: str | None = None
+    scored: Scored = "alone"
+    more_rows_than_features: bool = False
+    parameters: tuple[WrappedParam, ...] = ()
+    reason: str | None = None
+
+    @property
+    def offered(self) -> bool:
+        return self.reason is None
+
+    @property
+    def class_name(self) -> str:
+        return self.target.partition(":")[2]
+
+
+PYOD_FILE = Path(__file__).with_name("pyod.json")
+
+
+@functools.cache
+def pyod_detectors() -> tuple[WrappedDetector, ...]:
+    """All detectors of PyOD, also those that uadctl does not offer, in the order of their names."""
+    rows = json.loads(PYOD_FILE.read_text(encoding="utf-8"))["detectors"]
+    return tuple(
+        WrappedDetector(
+            parameters=tuple(WrappedParam(**param) for param in row.get("parameters", ())),
+            **{key: value for key, value in row.items() if key != "parameters"},
+        )
+        for row in rows
+    )
