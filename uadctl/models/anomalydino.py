@@ -359,7 +359,6 @@ class AnomalyDINO(base.FromPredictions):
         Raises ValueError without images and for what an embedder gives wrongly, DataError naming a broken image,
         WeightsError, RunError.
         """
-        import numpy as np
 
         from uadctl.memory import FeatureStore
 
@@ -378,8 +377,8 @@ class AnomalyDINO(base.FromPredictions):
             if asked:
                 numbers = range(len(references)) if self.shots is None else list(held)
                 scores = self._score_left_out(bank, references, numbers, waiting, left_out, progress or Silent())
-                if scores and threshold:
-                    self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+                if threshold:
+                    self.threshold_ = self.threshold_of(scores)
         return self
 
     def _drawing(self, images: Iterable[_Any], shots: int, held: dict[int, _Any]) -> Iterator[_Any]:

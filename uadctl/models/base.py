@@ -124,7 +124,14 @@ class FromPredictions:
     """
 
     offers_left_out: bool = False
+    contamination: float
     threshold_: float | None = None
+
+    def threshold_of(self, scores: Sequence[float] | NDArray[np.floating]) -> float | None:
+        """The (1 - `contamination`) quantile of normal images' scores, for `threshold_`; None of no scores."""
+        import numpy as np
+
+        return float(np.quantile(scores, 1 - self.contamination)) if len(scores) else None
 
     @property
     def own_size(self) -> int | None:

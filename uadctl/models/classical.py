@@ -248,7 +248,7 @@ class Classical(base.FromPredictions):
         self._mean, self._scale = mean, scale
         self._learn(self._standardised(described))
         if threshold and self.train_scores_ is not None:
-            self.threshold_ = float(np.quantile(self.train_scores_.astype(np.float32), 1 - self.contamination))
+            self.threshold_ = self.threshold_of(self.train_scores_.astype(np.float32))
         return self
 
     def _forget(self) -> None:

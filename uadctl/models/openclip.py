@@ -172,8 +172,6 @@ class PromptScore(base.ThroughNetwork):
         Raises ValueError without images, DataError naming a broken one, BackendMissing, WeightsError.
         """
 
-        import numpy as np
-
         self.text_features_ = self.threshold_ = None
         words = self._words = _words(self.network, self._words, self.class_name)
         scores: list[float] = []
@@ -188,7 +186,7 @@ class PromptScore(base.ThroughNetwork):
             raise ValueError("PromptScore needs at least one training image, found none")
         self.text_features_ = words
         if threshold:
-            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+            self.threshold_ = self.threshold_of(scores)
         return self
 
     def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
@@ -232,7 +230,50 @@ class PromptScore(base.ThroughNetwork):
         return {**self.network.facts(), "class_name": self.class_name}
 
 
-class PatchKNN(base.ThroughNetwork):
+class _WithReferences(base.ThroughNetwork):
+    """What PatchKNN and WinCLIP have in common: normal images are remembered, and every image judged by them."""
+
+    network: FrozenCLIP
+    references: References
+
+    def _remember(
+        self,
+        images: Iterable[base.Image],
+        *,
+        left_out: Callable[[Prediction], None] | None,
+        threshold: bool,
+        progress: Progress | None,
+    ) -> None:
+        """The whole of `fit` but for words; forgets what was remembered before."""
+        self.references.clear()
+        self.threshold_ = None
+        count, scores = self.references.learn(
+            self.network.batches(images),
+            self._see,
+            device=lambda: self.network.device,
+            judge=self._judge if threshold or left_out is not None else None,
+            left_out=left_out,
+            progress=progress,
+        )
+        if not count:
+            raise ValueError(f"{type(self).__name__} needs at least one training image, found none")
+        heap.give_back()
+        if threshold:
+            self.threshold_ = self.threshold_of(scores)
+
+    def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        """Score and (H, W) map of each image, higher is more anomalous. RuntimeError before `fit`."""
+        self.require_fitted()
+        return [self._judge(seen) for seen in self._see(images)]
+
+    def _see(self, images: Sequence[NDArray[np.uint8]]) -> list[Seen]:
+        raise NotImplementedError
+
+    def _judge(self, seen: Seen, without: int | None = None) -> Prediction:
+        raise NotImplementedError
+
+
+class PatchKNN(_WithReferences):
     """The cosine distance of each patch to the nearest patch of a few normal images, as CLIP's image tower sees them.
 
     WinCLIP's reference association (section 4.4) at the scale of single patches: no words, no windows. The map is the
@@ -340,29 +381,8 @@ class PatchKNN(base.ThroughNetwork):
         Raises ValueError without images, DataError naming a broken one, BackendMissing, WeightsError.
         """
 
-        import numpy as np
-
-        self.references.clear()
-        self.threshold_ = None
-        count, scores = self.references.learn(
-            self.network.batches(images),
-            self._see,
-            device=lambda: self.network.device,
-            judge=self._judge if threshold or left_out is not None else None,
-            left_out=left_out,
-            progress=progress,
-        )
-        if not count:
-            raise ValueError("PatchKNN needs at least one training image, found none")
-        heap.give_back()
-        if threshold and scores:
-            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+        self._remember(images, left_out=left_out, threshold=threshold, progress=progress)
         return self
-
-    def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Score and (H, W) map of each image, higher is more anomalous. RuntimeError before `fit`."""
-        self.require_fitted()
-        return [self._judge(seen) for seen in self._see(images)]
 
     def _see(self, images: Sequence[NDArray[np.uint8]]) -> list[Seen]:
         return [Seen((view.patches,), view.grid, view.size) for view in self.network.views(images)]
@@ -391,7 +411,7 @@ class PatchKNN(base.ThroughNetwork):
         return {**self.network.facts(), "layer": self.network.own.layer, **self.references.facts()}
 
 
-class WinCLIP(base.ThroughNetwork):
+class WinCLIP(_WithReferences):
     """WinCLIP+: words for flawed and flawless objects, and a few normal images, both at several scales (4.3, 4.4).
 
     Words: the probability of the flawed object's description for the whole image, and for windows of 2x2 and 3x3
@@ -511,30 +531,10 @@ class WinCLIP(base.ThroughNetwork):
         Raises ValueError without images, DataError naming a broken one, BackendMissing, WeightsError.
         """
 
-        import numpy as np
-
-        self.references.clear()
-        self.text_features_ = self.threshold_ = None
+        self.text_features_ = None
         self._words = self.text_features_ = _words(self.network, self._words, self.class_name)
-        count, scores = self.references.learn(
-            self.network.batches(images),
-            self._see,
-            device=lambda: self.network.device,
-            judge=self._judge if threshold or left_out is not None else None,
-            left_out=left_out,
-            progress=progress,
-        )
-        if not count:
-            raise ValueError("WinCLIP needs at least one training image, found none")
-        heap.give_back()
-        if threshold and scores:
-            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+        self._remember(images, left_out=left_out, threshold=threshold, progress=progress)
         return self
-
-    def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Score and (H, W) map of each image, higher is more anomalous. RuntimeError before `fit`."""
-        self.require_fitted()
-        return [self._judge(seen) for seen in self._see(images)]
 
     def _see(self, images: Sequence[NDArray[np.uint8]]) -> list[Seen]:
         if self.text_features_ is None:

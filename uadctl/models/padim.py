@@ -167,7 +167,6 @@ class PaDiM(base.ThroughNetwork):
         Raises ValueError without images, DataError naming a broken one or for a second size, WeightsError, RunError
         without room on disk, where eps is too small, and for features that are no numbers.
         """
-        import numpy as np
 
         from uadctl.memory import FeatureStore
 
@@ -192,8 +191,8 @@ class PaDiM(base.ThroughNetwork):
                     if left_out is not None:
                         left_out(prediction)
             self.gaussians_ = moments.gaussians(eps=self.eps)
-            if scores and threshold:
-                self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+            if threshold:
+                self.threshold_ = self.threshold_of(scores)
         return self
 
     def _of_one_size(self, batch: Sequence[NDArray[np.uint8]]) -> Sequence[NDArray[np.uint8]]:

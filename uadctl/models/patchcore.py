@@ -205,8 +205,8 @@ class PatchCore(base.ThroughNetwork):
                 ends = np.cumsum([0, *(grid.height * grid.width for grid, _ in grids)])
                 own = ends if kept is None else np.searchsorted(kept, ends)
                 scores = self._score_left_out(features, grids, ends.tolist(), own.tolist(), left_out, progress)
-                if scores and threshold:
-                    self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+                if threshold:
+                    self.threshold_ = self.threshold_of(scores)
         return self
 
     def _choose(self, features: FeatureStore, progress: Progress) -> NDArray[np.int64] | None:
