@@ -43,8 +43,12 @@ class Checkpoint:
 
 
 class Trainable:
-    def __init__(self, *, checkpoint_path: str | None = None, width: int = 8) -> None:
+    def __init__(
+        self, *, checkpoint_path: str | None = None, width: int = 8, trainer: dict[str, object] | None = None
+    ) -> None:
         self.checkpoint_path = checkpoint_path
+        self.width = width
+        self.trainer = trainer
 
 
 class Wrapped:
@@ -87,6 +91,7 @@ ENTRIES = (
         requires_checkpoint=True,
         trainable=True,
         path_params=("checkpoint_path",),
+        not_settable=("trainer",),
     ),
     ModelEntry(name="vision_wrapped", target=f"{__name__}:Wrapped", summary="takes anything", tags=("test",)),
     ModelEntry(name="vision_needy", target=f"{__name__}:Needy", summary="has no defaults", tags=("test",)),

@@ -234,7 +234,7 @@ def test_a_run_folder_cannot_hold_an_embedder():
     fitted = given().fit(["a"])
     assert fitted.weights_state() == "none"
     assert fitted.facts()["embedder"] == "Given"
-    assert (fitted.own_size, fitted.stride, fitted.images_per_batch) == (None, 1, 1)
+    assert (fitted.own_resizing, fitted.stride, fitted.images_per_batch) == (None, 1, 1)
     for use in (fitted.state, lambda: fitted.restore({}, {})):
         with pytest.raises(RuntimeError, match="^AnomalyDINO has an embedder, which a run folder cannot hold$"):
             use()
@@ -519,7 +519,10 @@ def test_the_shorter_side_is_brought_to_image_size(image_size, original, seen, t
     (ready,) = detector._resized([np.zeros((*original, 3), np.uint8)], sizes)
     assert ready.shape == (*seen, 3)
     assert sizes == [original]
-    assert detector.own_size == (None if image_size == "given" else image_size)
+    if image_size == "given":
+        assert detector.own_resizing is None
+    else:
+        assert str(detector.own_resizing).startswith(f"brings the shorter side of images to {image_size} pixels (")
     assert detector.stride == 14
 
 

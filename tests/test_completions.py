@@ -13,6 +13,8 @@ import pytest
 from uadctl.cli.complete import complete_dataset, complete_model, complete_run
 from uadctl.spec.registry import DATASETS, MODELS, ModelEntry
 
+OFFERED = {name for name, entry in MODELS.items() if entry.offered}
+
 FOLDER = Path(__file__).parents[1] / "completions"
 SCRIPTS = {"bash": "uadctl.bash", "zsh": "_uadctl", "fish": "uadctl.fish"}
 # As the console script does; -c lets a test look at what was loaded.
@@ -162,8 +164,8 @@ def test_options_are_offered_and_files_left_to_the_shell(shell):
     [
         ("uadctl sc", {"score", "schema"}),
         ("uadctl bench --dataset ", set(DATASETS)),
-        ("uadctl fit --model ", set(MODELS)),
-        ("uadctl models show ", set(MODELS)),
+        ("uadctl fit --model ", OFFERED),
+        ("uadctl models show ", OFFERED),
         ("uadctl datasets show ", set(DATASETS)),
     ],
 )
@@ -256,6 +258,14 @@ def test_aliases_are_offered_once_begun(monkeypatch):
     assert complete_model("ze") == [("zebra", "stripes")]
     assert complete_model("vision_z") == [("vision_zebra", "stripes")]
     assert dict(complete_dataset("cus")) == {"custom": DATASETS["folder"].summary}
+
+
+def test_what_is_not_offered_is_not_completed():
+    assert complete_model("vision_ai_vad") == []
+    assert [name for name, _ in complete_model("vision_efficient")] == [
+        "vision_efficient_ad_anomalib",
+        "vision_efficientad_anomalib",
+    ]
 
 
 def loaded(done: subprocess.CompletedProcess[str]) -> set[str]:

@@ -11,20 +11,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import anomalib_files
 import numpy as np
 import pytest
 import torch
 
 from uadctl import build_default_detector, check_detector, check_model
-from uadctl.errors import DataError
+from uadctl.errors import DataError, SpecError
 from uadctl.imaging.files import read_image
-from uadctl.models.checks import CHECKS, Candidate, CheckFailed, model_candidate
-from uadctl.records import Prediction
+from uadctl.models.checks import CHECKS, OF_LEARNING, Candidate, CheckFailed, model_candidate, part
+from uadctl.records import Prediction, Size
 from uadctl.spec import MODELS, get_model_signature_info, model_info
+from uadctl.spec.wrapped import anomalib_models
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_detector.py"
 
@@ -61,6 +64,7 @@ class Row:
     params: dict[str, object] = field(default_factory=dict)
     exempt: dict[str, str] = field(default_factory=dict)
     train: int = 8
+    checkpoint: Callable[..., Path] | None = None  # writes the file of what comes trained, of the images given
 
 
 RANDOM_WORDS = "its text tower has random weights: which words an image is near to is chance"
@@ -88,6 +92,8 @@ ROWS: dict[str, Row] = {
         {**TINY_CLIP, "shots": 8},
         {"defects_score_higher": RANDOM_WORDS, "maps_point_at_the_defect": RANDOM_WORDS},
     ),
+    "vision_patchcore_anomalib": Row(checkpoint=anomalib_files.write_patchcore_ckpt),
+    "vision_padim_anomalib": Row(checkpoint=anomalib_files.write_padim_ckpt),
     "vision_ae1svm": Row({**SMALL, "epochs": 5, "kernel_approx_features": 50}),
     "vision_alad": Row({**SMALL, "epochs": 2}, NOT_TRAINED),
     "vision_anogan": Row({**SMALL, "epochs": 2, "epochs_query": 2}, NOT_TRAINED),
@@ -115,6 +121,14 @@ ROWS: dict[str, Row] = {
 }
 
 CLASSICAL = Row(SMALL)
+
+#: Models that are not examined here, and why.
+UNEXAMINED = {
+    name: entry.reason or "anomalib's own code, on a checkpoint that only training makes: tests/test_anomalib_module.py"
+    for name, entry in MODELS.items()
+    if entry.backend == "anomalib" and name not in ROWS
+}
+EXAMINED = sorted(set(MODELS) - set(UNEXAMINED))
 
 
 def row(name: str) -> Row:
@@ -150,6 +164,10 @@ def candidate_of(name: str, folder: Path) -> Candidate:
     accepted, _ = get_model_signature_info(name)
     given = {"device": "cpu", "batch_size": 4, **row(name).params}
     params = {key: value for key, value in given.items() if key in accepted}
+    write = row(name).checkpoint
+    if write is not None:
+        images = [part(seed, Size(*anomalib_files.SIZE)) for seed in range(row(name).train)]
+        params["checkpoint_path"] = str(write(folder / "model.ckpt", images=images))
     return model_candidate(name, folder, params, train=row(name).train)
 
 
@@ -161,18 +179,23 @@ def spent() -> dict[str, float]:
 
 @pytest.mark.usefixtures("tiny_clip")
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", EXAMINED)
 def test_a_registered_detector_passes(name, check, tmp_path_factory):
     entry = MODELS[name]
-    for package in entry.packages:
+    comes_trained = row(name).checkpoint is not None
+    for package in () if comes_trained else entry.packages:  # their files are read without anomalib
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     if check in row(name).exempt:
         pytest.skip(row(name).exempt[check])
+    if comes_trained and check in OF_LEARNING:
+        pytest.skip(OF_LEARNING[check])
     start = time.process_time()
     folder = tmp_path_factory.getbasetemp() / f"checks-{name}"
     folder.mkdir(exist_ok=True)
-    CHECKS[check](candidate_of(name, folder))
+    candidate = candidate_of(name, folder)
+    assert candidate.comes_trained is comes_trained
+    CHECKS[check](candidate)
     seconds = spent()[name] = spent().get(name, 0.0) + time.process_time() - start
     assert seconds < AT_MOST, f"the checks of {name} take {seconds:.0f} s: give it a row of smaller settings"
 
@@ -181,6 +204,11 @@ def test_the_table_names_models_and_checks():
     assert len(MODELS) >= 6
     assert len(CHECKS) >= 35
     assert [name for name in ROWS if name not in MODELS] == []
+    assert len(OF_LEARNING) == 3
+    assert set(OF_LEARNING) <= set(CHECKS)
+    assert [name for name in UNEXAMINED if name not in EXAMINED] == list(UNEXAMINED)
+    assert len(UNEXAMINED) == len(anomalib_models()) + 1 - 2  # and any checkpoint of theirs; PatchCore and PaDiM are
+    assert len(EXAMINED) + len(UNEXAMINED) == len(MODELS)
     for name, settings in ROWS.items():
         accepted, _ = get_model_signature_info(name)
         assert set(settings.params) <= set(accepted), name
@@ -198,13 +226,16 @@ def test_a_default_detector_is_found_by_each_of_its_names():
     assert {"patchcore", "vision_patchcore"} <= set(names)
     for name in names:
         entry = model_info(name)
-        if all(importlib.util.find_spec(package) for package in entry.packages):
+        if entry.requires_checkpoint:
+            with pytest.raises(SpecError, match=r"needs a checkpoint|is not offered"):
+                build_default_detector(name, device="cpu", pretrained=False)
+        elif all(importlib.util.find_spec(package) for package in entry.packages):
             detector = build_default_detector(name, device="cpu", pretrained=False)
             assert type(detector).__name__ == entry.target.partition(":")[2]
 
 
 def test_building_a_detector_loads_nothing_heavy():
-    names = sorted(MODELS)
+    names = sorted(name for name, entry in MODELS.items() if not entry.requires_checkpoint)
     code = (
         "import sys, uadctl\n"
         f"for name in {names!r}: uadctl.create_model(name)\n"
@@ -664,6 +695,30 @@ def test_what_failed_is_listed_a_line_each():
         "nothing_is_printed: printed 'predicting\\n' on stdout",
         "scores_are_numbers: a score is a float64, expected a Python float",
     ]
+
+
+def test_what_comes_trained_is_not_asked_what_it_knew_before(tmp_path):
+    class ComesTrained(Good):
+        comes_trained = True
+
+        def __init__(self, **params):
+            super().__init__(**params)
+            self.fit([part(seed, Size(64, 64)) for seed in range(4)])
+
+        def load(self):
+            return self
+
+        def keep(self, folder):
+            del folder
+
+    class IsTrainedNow(ComesTrained):
+        comes_trained = False
+
+    assert Candidate(ComesTrained, tmp_path).comes_trained
+    assert not Candidate(IsTrainedNow, tmp_path).comes_trained
+    assert not Candidate(Good, tmp_path).comes_trained
+    assert set(failing(ComesTrained, tmp_path)) == {"refuses_before_fit", "instances_share_nothing"}
+    check_detector(ComesTrained)
 
 
 def test_an_exempt_check_is_not_asked_for():

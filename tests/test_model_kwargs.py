@@ -12,6 +12,7 @@ from spec_models import ENTRIES, Strict
 from uadctl.errors import ParamError, SpecError
 from uadctl.spec import (
     MODELS,
+    Overrides,
     build_model_kwargs,
     check_checkpoint,
     create_model,
@@ -20,8 +21,10 @@ from uadctl.spec import (
     list_params,
     merge_checkpoint_path,
     parse_model_kwargs,
+    read_spec,
     validate_user_model_kwargs,
 )
+from uadctl.spec.signature import rebuild_model
 from uadctl.spec.values import BAD, take
 
 STRICT_TAKES = "backend, contamination, count, device, flag, kernel, layers, limit, pretrained, ratio, weights"
@@ -125,6 +128,62 @@ def test_checkpoint_rules(name: str, kwargs: dict[str, object], has_trainer: boo
     with pytest.raises(SpecError) as error:
         check_checkpoint(name, kwargs, has_trainer=has_trainer)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vision_winclip_anomalib", "it is not trained: it compares images with words"),
+        ("vision_anomalib_checkpoint", "no model of anomalib is named; the models vision_NAME_anomalib are trained"),
+    ],
+)
+def test_why_a_model_is_not_trained_is_part_of_the_message(name: str, reason: str) -> None:
+    with pytest.raises(SpecError) as error:
+        check_checkpoint(name, {}, has_trainer=True)
+    assert error.value.message == f"[model.trainer] has no effect: {name} is not trained by uadctl ({reason})"
+    assert error.value.help == "Remove it."
+    with pytest.raises(SpecError) as error:
+        check_checkpoint(name, {}, has_trainer=False)
+    assert error.value.help == f"uadctl does not train it: {reason}"
+
+
+def test_what_is_not_offered_is_not_built() -> None:
+    with pytest.raises(SpecError) as error:
+        create_model("vision_fuvas_anomalib", checkpoint_path="m.ckpt")
+    assert error.value.message == (
+        "vision_fuvas_anomalib is not offered: it takes videos, and uadctl takes single images"
+    )
+
+
+def test_a_trainer_is_filled_and_reaches_the_constructor() -> None:
+    assert create_model("vision_trainable", trainer={"max_epochs": 3, "patience": None}).trainer == {
+        "max_epochs": 3,
+        "batch_size": 32,
+        "workers": 0,
+    }
+    assert create_model("vision_trainable", checkpoint_path="m").trainer is None
+    with pytest.raises(
+        SpecError, match=r"^vision_trainable is given both a checkpoint \(\"m\"\) and \[model\.trainer\]$"
+    ):
+        create_model("vision_trainable", checkpoint_path="m", trainer={})
+    with pytest.raises(ParamError) as error:
+        create_model("vision_trainable", trainer={"epochs": 1, "max_steps": 0})
+    assert [problem.message for problem in error.value.problems] == [
+        "vision_trainable: trainer does not accept epochs; did you mean max_epochs?",
+        "vision_trainable: trainer.max_steps = 0: expected an integer >= 1",
+    ]
+    assert error.value.help == "It takes: batch_size, max_epochs, max_steps, patience, workers"
+
+
+def test_what_a_run_keeps_is_built_again_without_what_it_was_learned_from() -> None:
+    strict = rebuild_model("strict", {"ratio": 0.5, "weights": "gone.pth", "pretrained": True}, device="cpu")
+    assert (strict.given["ratio"], strict.given["weights"]) == (0.5, None)
+    assert (strict.given["pretrained"], strict.given["device"]) == (False, "cpu")
+    params = {"checkpoint_path": "gone.ckpt", "width": 4, "trainer": {"max_epochs": 3}}
+    trainable = rebuild_model("vision_trainable", params, device="cpu")
+    assert (trainable.checkpoint_path, trainable.width, trainable.trainer) == ("", 4, None)
+    with pytest.raises(ParamError, match="does not accept banana"):
+        rebuild_model("vision_trainable", {"banana": 1}, device="cpu")
 
 
 def test_checkpoints_given_as_needed_pass() -> None:
@@ -263,3 +322,16 @@ def test_create_model_checks_before_it_builds() -> None:
     with pytest.raises(SpecError, match=r'^"stritc": no such model; did you mean vision_strict\? '):
         create_model("stritc")
     assert create_model("vision_checkpoint", checkpoint_path="m").checkpoint_path == "m"
+
+
+def test_no_pretrained_reaches_a_training_by_anomalib_and_no_checkpoint(tmp_path):
+    spec = tmp_path / "spec.toml"
+    text = '[dataset]\nname = "demo"\n[model]\nname = "vision_fastflow_anomalib"\n'
+    spec.write_text(text + "[model.trainer]\nmax_epochs = 1\n", encoding="utf-8")
+    reading = read_spec(spec, Overrides(pretrained=False))
+    assert reading.spec.models[0].params["pre_trained"] is False
+    assert reading.notes == ()
+    spec.write_text(text, encoding="utf-8")
+    reading = read_spec(spec, Overrides(pretrained=False, checkpoint_path="model.ckpt"))
+    assert "pre_trained" not in reading.spec.models[0].params
+    assert [note for note in reading.notes if "--no-pretrained has no effect" in note]

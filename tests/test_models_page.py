@@ -6,6 +6,7 @@ from pathlib import Path
 
 from uadctl.cli import catalogue
 from uadctl.spec import BACKBONES, MODELS, ModelEntry, list_params
+from uadctl.spec.wrapped import anomalib_models
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 
@@ -16,9 +17,9 @@ def test_the_page_is_up_to_date(uadctl):
 
 def test_every_model_parameter_and_backbone_is_on_it():
     text = catalogue.page()
-    assert len(MODELS) >= 1
+    assert len(MODELS) >= 70
     for entry in MODELS.values():
-        assert f"### {entry.name}\n" in text or f"| `{entry.name}` |" in text
+        assert (f"### {entry.name}\n" in text) + text.count(f"| `{entry.name}` |") >= 1, entry.name
         assert all(f"`{alias}`" in text for alias in entry.aliases)
     for param in list_params("patchcore"):
         assert (f"| `{param.name}` |" in text) == param.settable
@@ -35,12 +36,39 @@ def test_classical_models_share_one_table(monkeypatch):
             backend="pyod",
             extra="pyod",
             pixel_map=False,
+            not_settable=("trainer",),
         )
         monkeypatch.setitem(MODELS, entry.name, entry)
     text = catalogue.page()
     section = text.split("## Classical detectors on features\n")[1].split("\n## ")[0]
     assert section.startswith("\nThey need `pip install 'uadctl[pyod]'`.\n")
-    assert "| `vision_classic_1` |  | other |  | no | `checkpoint_path` = , `width` = 8 |" in section
+    assert "| `vision_classic_1` |  | other |  | no | `checkpoint_path`, `width` = 8 |" in section
+
+
+def test_anomalibs_models_are_rows_that_say_how_they_are_trained():
+    text = catalogue.page()
+    section = text.split("## Trained models of anomalib\n")[1].split("\n## ")[0]
+    rows = {
+        line.split("`")[1]: line.strip("| ").split(" | ")
+        for line in section.splitlines()
+        if line.startswith("| `vision_") and line.count(" | ") == 6
+    }
+    assert len(rows) == len([m for m in anomalib_models() if m.offered]) == 31
+    assert [rows[f"vision_{name}_anomalib"][5] for name in ("patchcore", "stfpm", "efficient_ad", "winclip")] == [
+        "one pass",
+        "yes",
+        "yes, 1 image",
+        "no",
+    ]
+    assert [rows[f"vision_{name}_anomalib"][4] for name in ("padim", "ganomaly")] == ["yes", "no"]
+    assert rows["vision_padim_anomalib"][6].endswith("`pre_trained` = true, `n_features`")
+    assert "the checkpoints (`model.ckpt`) of\n`vision_padim_anomalib` and `vision_patchcore_anomalib`," in section
+    assert "\n### vision_anomalib_checkpoint\n" in section
+    others = section.split("anomalib has others, which uadctl does not offer:\n\n")[1]
+    assert "| `vision_ai_vad_anomalib` | it takes videos, and uadctl takes single images |\n" in others
+    assert others.count("\n| `vision_") == 4
+    untrained = section.split("Some are not trained by uadctl:\n")[1].split("\nanomalib has others")[0]
+    assert untrained.count("\n| `vision_") == 2
 
 
 def test_a_model_whose_module_is_not_there_says_so(monkeypatch):

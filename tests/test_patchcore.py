@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from uadctl.errors import DataError, ParamError, RunError, SpecError
-from uadctl.models.patchcore import PatchCore
+from uadctl.models.patchcore import PatchCore, aggregate
 from uadctl.records import Prediction, Size
 
 
@@ -78,8 +78,7 @@ def test_any_shape_is_taken_and_shapes_may_be_mixed(fitted):
 
 
 def test_neighbourhood_pooling_counts_its_zero_padding():
-    model = PatchCore(layers=("blocks.2",), backbone="efficientnet_lite0")
-    patches = model._aggregate([torch.ones(1, 2, 4, 5)])
+    patches = aggregate([torch.ones(1, 2, 4, 5)], neighborhood=3)
     assert patches.shape == (1, 4, 5, 2)
     expected = torch.full((4, 5), 1.0)
     expected[[0, -1], :] = 6 / 9
@@ -89,10 +88,9 @@ def test_neighbourhood_pooling_counts_its_zero_padding():
 
 
 def test_coarser_layers_are_brought_to_the_grid_of_the_finest_by_bilinear_interpolation():
-    model = PatchCore(neighborhood=1)
     fine = torch.zeros(1, 1, 4, 4)
     coarse = torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]]])
-    patches = model._aggregate([fine, coarse])
+    patches = aggregate([fine, coarse], neighborhood=1)
     assert patches[0, 0, :, 1].tolist() == [0.0, 1.0, 3.0, 4.0]  # half-pixel centres
 
 

@@ -28,6 +28,7 @@ from uadctl.spec import (
     resolve_dataset,
     resolve_model,
 )
+from uadctl.spec.registry import ModelEntry, all_models, find_model, known_model, no_such_network
 
 HEAVY = ("torch", "torchvision", "numpy", "cv2", "anomalib", "open_clip", "faiss", "sklearn", "timm", "rich", "typer")
 
@@ -106,6 +107,7 @@ def test_metadata_names_the_anomalib_model_only_where_there_is_one() -> None:
         "backend": "anomalib",
         "requires_checkpoint": True,
         "trainable": False,
+        "offered": True,
         "pixel_map": True,
         "input": "rgb",
         "anomalib_model": "Stfpm",
@@ -117,7 +119,7 @@ def test_metadata_names_the_anomalib_model_only_where_there_is_one() -> None:
 def test_every_target_resolves() -> None:
     # Modules only: the code behind a target may import its backend when it is called.
     assert len(MODELS) + len(DATASETS) + len(BACKBONES) >= 12
-    for entry in MODELS.values():
+    for entry in all_models().values():
         assert inspect.isclass(load_target(entry.target))
     for backbone in BACKBONES.values():
         assert callable(load_target(backbone.target))
@@ -129,15 +131,35 @@ def test_every_target_resolves() -> None:
 
 def test_every_parameter_of_every_model_is_documented_and_keyword_only() -> None:
     checked = 0
-    for entry in MODELS.values():
+    for entry in all_models().values():
         parameters = inspect.signature(load_target(entry.target)).parameters
-        assert {p.kind for p in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+        kinds = {p.kind for name, p in parameters.items() if name != "checkpoint_path"}
+        assert kinds == {inspect.Parameter.KEYWORD_ONLY}
         assert set(entry.not_settable) | set(entry.path_params) <= set(parameters)
         for info in list_params(entry.name):
             assert info.doc, f"{entry.name}: {info.name} is not in the docstring"
             assert not info.required or info.name == "checkpoint_path"
             checked += 1
-    assert checked >= 14
+    assert checked >= 900
+
+
+def test_what_is_not_offered_is_known_and_listed_and_not_to_be_had(monkeypatch) -> None:
+    entry = ModelEntry(
+        name="vision_gone", target="nowhere:Gone", summary="-", aliases=("gone",), tags=("odd",), reason="it is gone"
+    )
+    monkeypatch.setitem(MODELS, entry.name, entry)
+    assert known_model("gone") is model_info("gone") is entry
+    assert not entry.offered
+    assert entry.metadata["offered"] is False
+    assert entry.metadata["reason"] == "it is gone"
+    assert list_models("odd") == ["vision_gone"]
+    assert find_model("gone") is None
+    assert "vision_gone" not in all_models()
+    assert no_such_network("gone") == "is not offered: it is gone"
+    with pytest.raises(SpecError, match=r"^vision_gone is not offered: it is gone$"):
+        resolve_model("gone")
+    with pytest.raises(SpecError, match=r'^"zzz": no such model\. See: uadctl models list$'):
+        model_info("zzz")
 
 
 def test_a_target_without_its_attribute_is_an_import_error() -> None:

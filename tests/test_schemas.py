@@ -68,7 +68,7 @@ def test_a_name_that_is_none(uadctl):
     ended = uadctl("schema", "metric", code=2)
     assert ended.err == (
         'error: "metric": no such schema; did you mean metrics?\n'
-        "  Choose from: spec, run, metrics, gate, thresholds, timing, score\n"
+        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, score\n"
     )
     ended = uadctl("schema", "run", "--write", "out", code=2)
     assert ended.err == "error: --write out writes all schemas; it goes without the name run\n"
@@ -104,6 +104,8 @@ def test_the_filled_spec_of_a_run_is_valid(finished):
 
 DEMO = '[dataset]\nname = "demo"\n'
 CORE = '[model]\nname = "patchcore"\n'
+FASTFLOW = '[model]\nname = "vision_fastflow_anomalib"\n'
+PADIM = '[model]\nname = "vision_padim_anomalib"\n'
 FOLDER = '[dataset]\nname = "folder"\nroot = "."\n'
 
 ACCEPTED = [
@@ -190,6 +192,14 @@ REFUSED = {
     DEMO + CORE + "[run]\nseed = 1\nseeds = [1, 2]\n": "$.run",
     DEMO + CORE + "[preprocess]\nsize = 64\nresize = [64, 64]\n": "$.preprocess",
     DEMO + CORE + "[model.trainer]\nmax_epochs = 1\n": "$.model.trainer",
+    DEMO + FASTFLOW + "[model.trainer]\n": "$.model.trainer",
+    DEMO + FASTFLOW + "[model.trainer]\nepochs = 1\nmax_steps = 1\n": "$.model.trainer",
+    DEMO + FASTFLOW + "[model.trainer]\nmax_epochs = 0\n": "$.model.trainer.max_epochs",
+    DEMO + FASTFLOW + '[model.trainer]\nmax_epochs = 1\n[model.params]\ncheckpoint_path = "m.ckpt"\n': "$.model",
+    DEMO + FASTFLOW: "$.model",
+    DEMO + PADIM + "[model.trainer]\nmax_epochs = 1\n": "$.model.trainer.max_epochs",
+    DEMO + PADIM + "[model.trainer]\npatience = 2\n": "$.model.trainer.patience",
+    DEMO + '[model]\nname = "vision_vlm_ad_anomalib"\nparams = { checkpoint_path = "m.ckpt" }\n': "$.model.name",
     '[dataset]\nname = "mvtec"\n' + CORE: "$.dataset",
     '[dataset]\nroot = "."\n' + CORE: "$.dataset",
     '[dataset]\nname = "demo"\nlayout = "flat"\n' + CORE: "$.dataset.layout",
@@ -226,7 +236,10 @@ def test_a_typo_is_named():
 
 def test_every_parameter_of_every_model_is_described():
     assert len(MODELS) >= 1
-    for name in MODELS:
+    for name, model in MODELS.items():
+        assert (name in SPEC["$defs"]) is model.offered
+        if not model.offered:
+            continue
         described = SPEC["$defs"][name]["properties"]
         wanted = {p.name: p for p in list_params(name) if p.settable}
         assert set(described) == set(wanted)
@@ -409,7 +422,11 @@ def all_kinds(tmp_path_factory) -> list[Path]:
         ]
 
 
-@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+# The others are written of models of anomalib only: tests/test_parity.py
+OF_EVERY_RUN = sorted(set(DOCUMENTS) - {"parity", "anomalib"})
+
+
+@pytest.mark.parametrize("name", OF_EVERY_RUN)
 def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finished, name):
     schema = kept(name)
     found = [document for run in (*all_kinds, finished) for document in documents(run, name)]
@@ -434,7 +451,7 @@ def test_lines_of_score_are_valid_and_every_property_is_written(uadctl, finished
     assert properties(schema) - written == set()
 
 
-@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+@pytest.mark.parametrize("name", OF_EVERY_RUN)
 def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))

@@ -16,7 +16,7 @@ from test_layers import NOT_FOR_LISTING, command, loaded_by
 from uadctl.datasets import load_dataset
 from uadctl.features.backbone import resolve_device
 from uadctl.metrics import IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
-from uadctl.spec import BACKBONES, DATASETS, MODELS, PROTOCOLS, list_params, read_spec, resolve_dataset
+from uadctl.spec import BACKBONES, DATASETS, MODELS, PROTOCOLS, ModelEntry, list_params, read_spec, resolve_dataset
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def cells(text: str) -> list[list[str]]:
         ("models show patchcore --json", 0),
         ("models show banana", 2),
         ("models show resnet18", 0),
+        ("models show vision_stfpm_anomalib --json", 0),
+        ("models show vision_ai_vad_anomalib", 0),
+        ("models list --tag anomalib --json", 0),
         ("models show swin_t --json", 0),
         ("models list --backbones", 0),
         ("models verify", 0),
@@ -237,7 +240,158 @@ def test_a_name_that_is_neither_a_model_nor_a_backbone(uadctl, name, says):
     assert uadctl("models", "show", name, code=2).err == f'error: "{name}": {says}\n'
 
 
+def test_a_model_of_anomalib_is_shown_without_our_backbones(uadctl):
+    text = uadctl("models", "show", "vision_efficientad_anomalib").out
+    assert text.startswith(
+        "vision_efficient_ad_anomalib: Small networks that fail to imitate a teacher and an autoencoder where an image is "
+        "not normal.\n"
+        "\n"
+        "also: vision_efficientad_anomalib\n"
+        "tags: vision, anomalib, efficient_ad, student-teacher, pixel_map\n"
+    )
+    assert "\ncheckpoint: needed: --checkpoint-path FILE, or [model.trainer] to train it\n" in text
+    assert ["pad_maps", "bool", "true", "without padding, pad the maps to the size that they have with it."] in cells(
+        text
+    )
+    found = uadctl("models", "show", "vision_patchcore_anomalib", "--json").json
+    assert found["backbones"] == []
+    assert "backbone" in {row["name"] for row in found["parameters"]}
+
+
+def test_a_model_that_is_not_trained_here_says_why(uadctl):
+    text = uadctl("models", "show", "vision_anomalyvfm_anomalib").out
+    assert "\ncheckpoint: needed: --checkpoint-path FILE\n" in text
+    assert "\ntraining: it is not trained: its makers have done that, on synthetic defects\n" in text
+
+
+def test_a_model_that_is_trained_here_says_what_the_trainer_takes(uadctl):
+    told = {
+        "stfpm": "max_epochs, max_steps, batch_size, workers, patience; one of max_epochs and max_steps is needed",
+        "efficient_ad": "max_epochs, max_steps, batch_size, workers, patience; one of max_epochs and max_steps is "
+        "needed; batch_size is 1",
+        "padim": "batch_size, workers, all optional",
+    }
+    for name, keys in told.items():
+        text = uadctl("models", "show", f"vision_{name}_anomalib").out
+        assert f"\ntraining: [model.trainer] takes {keys}\n" in text
+    assert "\ntraining: " not in uadctl("models", "show", "vision_patchcore").out
+
+
+def test_a_model_that_is_not_offered_is_shown_with_the_reason(uadctl):
+    assert uadctl("models", "show", "vision_fuvas_anomalib").out == (
+        "vision_fuvas_anomalib: Reconstruction error of a video network's features by PCA.\n"
+        "\n"
+        "tags: vision, anomalib, fuvas, gaussian, pixel_map\n"
+        'paper: Jiang et al., "FUVAS: Few-shot Unsupervised Video Anomaly Segmentation via Low-Rank Factorization of '
+        'Spatio-Temporal Features", ICASSP 2025\n'
+        "not offered: it takes videos, and uadctl takes single images\n"
+    )
+    found = uadctl("models", "show", "vision_fuvas_anomalib", "--json").json
+    assert (found["parameters"], found["weights"]) == ([], None)
+    assert found["metadata"]["offered"] is False
+    assert found["metadata"]["reason"] == "it takes videos, and uadctl takes single images"
+
+
+def test_a_model_that_is_not_offered_cannot_be_used(uadctl):
+    why = "is not offered: it takes videos, and uadctl takes single images\n"
+    Path("spec.toml").write_text('[dataset]\nname = "demo"\n[model]\nname = "vision_fuvas_anomalib"\n')
+    assert uadctl("bench", "spec.toml", code=2).err.startswith(
+        f'error: spec.toml:4: [model] name = "vision_fuvas_anomalib": {why}'
+    )
+    given = ("--dataset", "demo", "--model", "vision_fuvas_anomalib", "--checkpoint-path", "m.ckpt", "--no-pretrained")
+    assert uadctl("fit", *given, code=2).err == f"error: --model vision_fuvas_anomalib: {why}"
+    assert uadctl("models", "fetch", "vision_fuvas_anomalib", code=2).err == f'error: "vision_fuvas_anomalib": {why}'
+
+
+# --- models list
+
+
+def test_models_of_anomalib_have_a_table_of_their_own(uadctl):
+    text = uadctl("models", "list").out
+    ours, rest = text.split(
+        "\nTrained models of anomalib: each takes --checkpoint-path FILE or, where it says so, is trained\n"
+    )
+    theirs, rest = rest.split("\nNot trained by uadctl:\n")
+    untrained, absent = rest.split("\nNot offered:\n")
+    assert "_anomalib" not in ours
+    rows = {row[0]: row for row in cells(theirs)[2:]}
+    assert len(rows) == 32
+    assert rows["vision_efficient_ad_anomalib"][1:3] == ["vision_efficientad_anomalib", "yes"]
+    assert rows["vision_winclip_anomalib"][1] == "no"
+    assert [line.strip().partition(":")[0] for line in untrained.splitlines()] == [
+        "vision_anomalib_checkpoint",
+        "vision_anomalyvfm_anomalib",
+        "vision_winclip_anomalib",
+    ]
+    assert absent.splitlines()[0] == "  vision_ai_vad_anomalib: it takes videos, and uadctl takes single images"
+    assert len(absent.splitlines()) == 4
+
+
+def test_a_model_of_any_library_may_be_listed_and_not_offered(uadctl, monkeypatch):
+    entry = ModelEntry(name="vision_gone", target="nowhere:Gone", summary="-", tags=("odd",), reason="it is gone")
+    monkeypatch.setitem(MODELS, entry.name, entry)
+    assert uadctl("models", "list", "--tag", "odd").out == "Not offered:\n  vision_gone: it is gone\n"
+    (row,) = uadctl("models", "list", "--tag", "odd", "--check", "--json").json["models"]
+    assert (row["ready"], row["needs"]) == (False, ["not offered: it is gone"])
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("padim", "; not needed for checkpoints of PatchCore and PaDiM"),
+        ("stfpm", ""),
+    ],
+)
+def test_without_anomalib_a_model_says_what_works_all_the_same(uadctl, monkeypatch, name, without):
+    monkeypatch.setattr("uadctl.cli.models._installed", lambda package: False)
+    text = uadctl("models", "show", f"vision_{name}_anomalib").out
+    assert f"\nextra: anomalib; anomalib not installed: pip install 'uadctl[anomalib]'{without}\n" in text
+
+
+def test_a_part_of_the_list_has_only_the_tables_that_it_needs(uadctl):
+    assert "anomalib" not in uadctl("models", "list", "--tag", "classical").out
+    text = uadctl("models", "list", "--tag", "anomalib", "--tag", "flow").out
+    assert text.startswith("Trained models of anomalib: ")
+    assert "Not" not in text
+    assert uadctl("models", "list", "--tag", "vlm").out == (
+        "Not offered:\n"
+        "  vision_vlm_ad_anomalib: it asks a language model, mostly a service on the network, and answers yes or no\n"
+    )
+
+
+def test_the_list_for_programs_says_what_is_offered(uadctl):
+    rows = {row["name"]: row["metadata"] for row in uadctl("models", "list", "--tag", "anomalib", "--json").json}
+    assert len(rows) == 36
+    assert [name for name, facts in rows.items() if not facts["offered"]] == [
+        "vision_ai_vad_anomalib",
+        "vision_cfm_anomalib",
+        "vision_fuvas_anomalib",
+        "vision_vlm_ad_anomalib",
+    ]
+    assert rows["vision_cfm_anomalib"]["reason"].startswith("it takes point clouds")
+
+
 # --- models list --check
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_models_of_anomalib_are_ready_where_it_is_and_some_read_files_without_it(uadctl, monkeypatch, installed):
+    monkeypatch.setitem(sys.modules, "anomalib", types.ModuleType("anomalib") if installed else None)
+    found = uadctl("models", "list", "--check", "--tag", "anomalib", "--json").json["models"]
+    rows = {row["name"]: row for row in found}
+    assert len(rows) == 36
+    pip = "pip install 'uadctl[anomalib]'"
+    a_file = "a checkpoint: --checkpoint-path FILE, or [model.params] checkpoint_path"
+    for name, needs in {
+        "vision_stfpm_anomalib": [] if installed else [pip],
+        "vision_winclip_anomalib": [a_file] if installed else [pip],
+        "vision_patchcore_anomalib": [] if installed else [f"{a_file}; to train it: {pip}"],
+        "vision_padim_anomalib": [] if installed else [f"{a_file}; to train it: {pip}"],
+        "vision_anomalib_checkpoint": [a_file],
+        "vision_ai_vad_anomalib": ["not offered: it takes videos, and uadctl takes single images"],
+    }.items():
+        assert rows[name]["needs"] == needs, name
+        assert rows[name]["ready"] is (needs == [])
 
 
 @pytest.fixture
@@ -262,7 +416,7 @@ def test_each_model_is_checked_on_this_machine(uadctl, monkeypatch):
         "vision_needy": (False, None, ["[model.params] kind, device"]),
         "vision_patchcore": (True, "package", []),
         "vision_strict": (True, "none", []),
-        "vision_trainable": (False, None, ["a checkpoint: --checkpoint-path FILE, or [model.params] checkpoint_path"]),
+        "vision_trainable": (True, None, []),
         "vision_wrapped": (
             False,
             None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,9 +12,10 @@ import pytest
 from spec_models import ENTRIES
 
 from uadctl.errors import SpecError
-from uadctl.spec import MODELS, Overrides, Reading, RunSpec, read_spec
-from uadctl.spec.grammar import name_from, usable_cores
+from uadctl.spec import MODELS, Overrides, Reading, RunSpec, constructor_kwargs, read_spec, variants
+from uadctl.spec.grammar import TrainerTable, name_from, usable_cores
 from uadctl.spec.values import shown
+from uadctl.spec.wrapped import anomalib_models
 
 GOOD = """\
 [dataset]
@@ -503,11 +505,154 @@ def test_names_that_could_leave_a_folder_are_refused(name: str) -> None:
 
 
 def test_a_trainable_model_takes_a_trainer_in_place_of_a_checkpoint() -> None:
-    text = GOOD.replace("strict", "vision_trainable") + "[model.trainer]\nepochs = 3\n"
-    assert read(text).spec.models[0].trainer == {"epochs": 3}
+    text = GOOD.replace("strict", "vision_trainable") + "[model.trainer]\nmax_epochs = 3\n"
+    assert read(text).spec.models[0].trainer == TrainerTable(max_epochs=3, batch_size=32)
     assert problems(text + '[model.params]\ncheckpoint_path = "m"\n') == [
         's.toml:5: [model.trainer] vision_trainable is given both a checkpoint ("m") and [model.trainer]'
     ]
+
+
+def trained(name: str, *lines: str) -> str:
+    """A spec of one of anomalib's models with a trainer, which begins in line 5."""
+    return "\n".join([GOOD.replace("strict", f"vision_{name}_anomalib") + "[model.trainer]", *lines, ""])
+
+
+def test_a_trainer_is_as_strict_as_every_table() -> None:
+    text = trained("fastflow", "epochs = 3", "max_epochs = 0", "workers = -1", 'batch_size = "8"', "patience = 1.5")
+    assert problems(text) == [
+        "s.toml:6: [model.trainer] epochs is not a key of [model.trainer]; did you mean max_epochs?",
+        "s.toml:7: [model.trainer] max_epochs = 0: expected an integer >= 1",
+        "s.toml:8: [model.trainer] workers = -1: expected an integer >= 0",
+        's.toml:9: [model.trainer] batch_size = "8": expected an integer >= 1, found a string',
+        "s.toml:10: [model.trainer] patience = 1.5: expected an integer >= 1, found a number",
+    ]
+    assert helps(text)[0] == ("[model.trainer] takes: batch_size, max_epochs, max_steps, patience, workers")
+    assert problems(GOOD.replace("strict", "vision_fastflow_anomalib") + "trainer = 3\n") == [
+        "s.toml:5: [model] trainer = 3: expected a table, found an integer"
+    ]
+
+
+def test_a_trainer_says_how_long() -> None:
+    assert problems(trained("fastflow", "workers = 2")) == [
+        "s.toml:5: [model.trainer] max_epochs is missing: anomalib would train 1000 epochs"
+    ]
+    assert helps(trained("fastflow")) == ["Give max_epochs = N, or max_steps = N."]
+    for line in ("max_epochs = 3", "max_steps = 30"):
+        (model,) = read(trained("fastflow", line)).spec.models
+        assert model.trainer is not None
+        assert {line.split()[0]: int(line.split()[2])}.items() <= model.trainer.given().items()
+
+
+def test_a_model_that_learns_in_one_pass_needs_no_epochs() -> None:
+    (model,) = read(trained("padim")).spec.models
+    assert model.trainer is not None
+    assert model.trainer.given() == {"batch_size": 32, "workers": 0}
+    assert problems(trained("padim", "max_epochs = 1", "patience = 3", "max_steps = 2")) == [
+        "s.toml:6: [model.trainer] max_epochs = 1: has no effect: padim learns in one pass over the images",
+        "s.toml:7: [model.trainer] patience = 3: has no effect: padim learns in one pass over the images",
+        "s.toml:8: [model.trainer] max_steps = 2: has no effect: padim learns in one pass over the images",
+    ]
+
+
+def test_a_batch_size_that_the_model_insists_on_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = tuple(replace(m, batch_size=1) if m.name == "fastflow" else m for m in anomalib_models())
+    monkeypatch.setattr("uadctl.spec.signature.anomalib_models", lambda: models)
+    (model,) = read(trained("fastflow", "max_epochs = 3")).spec.models
+    assert model.trainer == TrainerTable(max_epochs=3, batch_size=1)
+    assert problems(trained("fastflow", "max_epochs = 3", "batch_size = 8")) == [
+        "s.toml:7: [model.trainer] batch_size = 8: fastflow can only be trained with 1"
+    ]
+
+
+def test_a_trainer_and_a_grid_go_together() -> None:
+    text = trained("fastflow", "max_epochs = 3", "[model.grid]", "flow_steps = [4, 8]")
+    spec = read(text).spec
+    found = [(v.model.params["flow_steps"], v.model.trainer) for v in variants(spec)]
+    assert found == [(4, spec.models[0].trainer), (8, spec.models[0].trainer)]
+    assert [constructor_kwargs(spec.run, v.model)["trainer"] for v in variants(spec)] == [
+        {"max_epochs": 3, "batch_size": 32, "workers": 0}
+    ] * 2
+    assert problems(text + 'checkpoint_path = ["a.ckpt"]\n') == [
+        "s.toml:5: [model.trainer] vision_fastflow_anomalib is given both a checkpoint "
+        f'("{Path.cwd() / "a.ckpt"}") and [model.trainer]'
+    ]
+
+
+def test_a_trainer_from_the_command_line() -> None:
+    spec = read(trained("fastflow"), set=("model.trainer.max_epochs=2",)).spec
+    assert spec.models[0].trainer == TrainerTable(max_epochs=2, batch_size=32)
+    assert problems(trained("fastflow"), set=("model.trainer.max_epoch=2",)) == [
+        "--set model.trainer.max_epoch=2: max_epoch is not a key of [model.trainer]; did you mean max_epochs?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vision_winclip_anomalib", "it is not trained: it compares images with words"),
+        (
+            "vision_anomalib_checkpoint",
+            "no model of anomalib is named; the models vision_NAME_anomalib are trained",
+        ),
+    ],
+)
+def test_why_a_model_is_not_trained_is_said(name: str, reason: str) -> None:
+    text = GOOD.replace("strict", name)
+    assert problems(text + "[model.trainer]\nmax_epochs = 1\n") == [
+        f"s.toml:5: [model.trainer] has no effect: {name} is not trained by uadctl ({reason})"
+    ]
+    assert problems(text) == [
+        f"s.toml:3: [model] {name} needs a checkpoint and none is given. Give --checkpoint-path FILE, or "
+        "model.params.checkpoint_path (in --model-kwargs: checkpoint_path)"
+    ]
+    assert helps(text) == [f"uadctl does not train it: {reason}"]
+
+
+def test_a_model_that_is_not_offered_is_refused_with_the_reason() -> None:
+    assert problems(GOOD.replace("strict", "vision_ai_vad_anomalib")) == [
+        's.toml:4: [model] name = "vision_ai_vad_anomalib": is not offered: it takes videos, and uadctl takes single '
+        "images"
+    ]
+
+
+def test_parameters_for_training_are_not_written_out_beside_a_checkpoint() -> None:
+    text = GOOD.replace("strict", "vision_ganomaly_anomalib") + "params = { checkpoint_path = 'm.ckpt' }\n"
+    (model,) = read(text).spec.models
+    assert model.params == {
+        "checkpoint_path": str(Path.cwd() / "m.ckpt"),
+        "inference": "training",
+        "contamination": 0.1,
+    }
+    (trained_,) = read(trained("ganomaly", "max_epochs = 1")).spec.models
+    assert {"model_batch_size", "n_features", "inference"} <= set(trained_.params)
+    assert "checkpoint_path" not in trained_.params
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "noted"),
+    [
+        ("strict", "", True),
+        ("vision_fastflow_anomalib", "[model.trainer]\nmax_epochs = 1\n", True),
+        ("vision_fastflow_anomalib", 'params = { checkpoint_path = "m.pt" }\n', False),
+        ("vision_anomalib_checkpoint", 'params = { checkpoint_path = "m.pt" }\n', False),
+    ],
+)
+def test_trust_without_a_checkpoint_has_no_effect(name: str, table: str, noted: bool) -> None:
+    text = GOOD.replace("strict", name) + table
+    note = "--trust-checkpoint has no effect: no model of the spec is given a checkpoint"
+    assert list(read(text, trust_checkpoint=True).notes) == ([note] if noted else [])
+    assert list(read(text).notes) == []
+
+
+def test_a_spec_cannot_trust_a_checkpoint() -> None:
+    text = GOOD.replace("strict", "vision_anomalib_checkpoint")
+    text += 'params = { checkpoint_path = "m.pt", trust_checkpoint = true }\n'
+    assert problems(text) == [
+        "s.toml:5: [model.params] trust_checkpoint = true: no spec can say that a file may run code; whoever runs it "
+        "can, with --trust-checkpoint"
+    ]
+    text = GOOD.replace("strict", "vision_padim_anomalib") + "[model.trainer]\n[model.params]\ntrainer = {}\n"
+    assert problems(text) == ["s.toml:7: [model.params] trainer: it is a table of its own, [model.trainer]"]
 
 
 def test_a_wrapped_model_takes_anything_toml_has() -> None:

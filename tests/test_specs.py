@@ -15,12 +15,14 @@ SPECS = Path(__file__).parents[1] / "specs"
 @pytest.fixture
 def env(tmp_path):
     names = ("BTAD_ROOT", "MVTEC_AD2_ROOT", "MVTEC_LOCO_ROOT", "MVTEC_ROOT", "PARTS_LIST", "PARTS_ROOT", "VISA_ROOT")
-    return {name: str(tmp_path) for name in names}
+    return {name: str(tmp_path) for name in names} | {"CHECKPOINT": str(tmp_path / "model.ckpt")}
 
 
 def test_every_spec_is_valid_and_gives_no_notes(env):
     files = sorted(SPECS.glob("*.toml"))
     assert [f.stem for f in files] == [
+        "anomalib_checkpoint",
+        "anomalib_fastflow",
         "btad_patchcore",
         "compare_models",
         "demo",

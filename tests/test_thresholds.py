@@ -112,6 +112,13 @@ def test_pixel_statistics_by_hand() -> None:
     assert calibration.threshold() == pytest.approx(4 + 3 * math.sqrt(34 / 5), abs=1e-14)
 
 
+def test_a_threshold_of_equal_pixels_lies_above_them() -> None:
+    for value in (0.0, 1.5):
+        calibration = PixelCalibration()
+        calibration.add(np.full((2, 2), value, np.float32))
+        assert calibration.threshold() == float(np.nextafter(np.float32(value), np.float32(np.inf))) > value
+
+
 def test_streamed_pixel_statistics_equal_those_of_all_pixels() -> None:
     # A spread of 1e-3 beside a mean of 1000: E[x²] - E[x]² would be wrong in the first digits.
     rng = np.random.default_rng(1)

@@ -7,11 +7,12 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from uadctl import heap
 from uadctl.datasets.mvtec_loco import load_defects
@@ -21,6 +22,7 @@ from uadctl.imaging.files import image_size, read_mask, write_map, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.inference import Scored, stream
 from uadctl.metrics import CategoryMetrics, Measurement, check_saturations
+from uadctl.parity import Answer, Question, compare, why_never
 from uadctl.plan import Cell, Plan, build_detector, distinct_models, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size
@@ -33,6 +35,7 @@ from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.runs.summary import summarise
 from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
+from uadctl.spec.signature import constructor_kwargs, rebuild_model
 from uadctl.submission import SubmissionPart, private_images, write_submission
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from uadctl.models.base import Detector
     from uadctl.runs.fitted import Fitted
     from uadctl.spec import RunSpec
+    from uadctl.spec.grammar import ModelTable
 
 # So many of one kind of doubt are told one by one.
 _SAID = 5
@@ -58,6 +62,8 @@ class BenchResult(RunResult):
     gate: whether the limits of `[gate]` hold; None where the spec has none.
     submission: what was written for each object of MVTec AD 2, if it was asked for. submission_error: why it is not
         complete, all problems of all objects; None if it is. The run then counts as interrupted and can be resumed.
+    answers: by question that was asked ("parity", "anomalib"), category, label and seed: what stands in parity.json and
+        anomalib.json of each finished unit. answers_error: why there are not all, as `submission_error`.
     """
 
     metrics: dict[str, Any]
@@ -65,6 +71,8 @@ class BenchResult(RunResult):
     gate: Verdict | None = None
     submission: tuple[SubmissionPart, ...] = ()
     submission_error: UadctlError | None = None
+    answers: dict[Question, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
+    answers_error: UadctlError | None = None
 
 
 def bench(
@@ -72,6 +80,8 @@ def bench(
     *,
     resume: RunFolder | None = None,
     submission: str | None = None,
+    trust_checkpoint: bool = False,
+    questions: Sequence[Question] = (),
     progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> BenchResult:
@@ -80,20 +90,95 @@ def bench(
     resume: a run folder of this spec; its finished cells are kept as they are.
     submission: folder for the maps of MVTec AD 2's private images, as its evaluation server takes them; see
         `uadctl.submission.write_submission`.
+    trust_checkpoint: files of trained models may run code while they are loaded.
+    questions: what else to find out about models of anomalib, see `uadctl.parity`. Finished units are asked too, each
+        question once.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell, are rows of metrics.json, and are listed in the result.
     """
     progress = progress or Silent()
-    plan = make_plan(spec, progress=progress)
+    plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
     check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     if submission is not None:
         _check_submission(plan, submission)
-    for model in distinct_models(spec):
-        build_detector(spec, model).prepare()
+    _prepare(plan, resume, questions, trust_checkpoint=trust_checkpoint)
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
     with run.locked():
-        return _bench(plan, run, previous, notes, progress, submission)
+        return _bench(plan, run, previous, notes, progress, submission, questions)
+
+
+def _prepare(plan: Plan, resume: RunFolder | None, questions: Sequence[Question], *, trust_checkpoint: bool) -> None:
+    """Prepare each model that has work left, and check that there is one for each question.
+
+    A model whose units are all done needs nothing any more but what the run keeps of it: not even its checkpoint.
+    """
+    spec = plan.spec
+    reasons: dict[Question, dict[str, str | None]] = {question: {} for question in questions}
+    for model in distinct_models(spec):
+        begun = [] if resume is None else [(cell, _unit(resume, cell)) for cell in _cells_of(plan, model)]
+        if begun and all(unit.status == "done" for _, unit in begun):
+            for question in questions:
+                reasons[question][model.label] = _why_never_of(spec, *begun[0], question)
+            continue
+        detector = build_detector(spec, model, trust_checkpoint=trust_checkpoint)
+        detector.prepare()
+        for question in questions:
+            reasons[question][model.label] = why_never(detector, question)
+    _check_questions(reasons)
+
+
+def _unit(run: RunFolder, cell: Cell) -> UnitFolder:
+    return run.unit(cell.category, cell.model.label, cell.seed)
+
+
+def _cells_of(plan: Plan, model: ModelTable) -> list[Cell]:
+    """Those of a model of `distinct_models`, with whatever number of training images."""
+    return [cell for cell in plan.cells if replace(cell.model, label=model.label) == model]
+
+
+def _why_never_of(spec: RunSpec, cell: Cell, unit: UnitFolder, question: Question) -> str | None:
+    """As `why_never`, of a unit that is done: by its answer, or by the model that it keeps."""
+    if unit.has(question):
+        reason: str | None = unit.read(question)["reason"]
+        return reason
+    if (reason := _why_never_kind(spec, cell, question)) is not None:
+        return reason
+    try:
+        detector = fitted_model.load(unit, device=spec.run.device).detector
+    except RunError:
+        return None  # told when it is asked; it must not keep the others from their work
+    return why_never(detector, question)
+
+
+def _why_never_kind(spec: RunSpec, cell: Cell, question: Question) -> str | None:
+    """As `why_never`, as far as that can be told without reading a model."""
+    params = constructor_kwargs(spec.run, cell.model, seed=cell.seed, class_name=cell.class_name)
+    return why_never(rebuild_model(cell.model.name, params, device=spec.run.device), question)
+
+
+# How each question is asked on the command line.
+_FLAGS: dict[Question, str] = {"parity": "--parity", "anomalib": "--protocol anomalib"}
+
+
+def _check_questions(reasons: Mapping[Question, Mapping[str, str | None]]) -> None:
+    """Raise SpecError for a question that no model can answer. reasons: by question and label; None where it can."""
+    problems = [
+        Problem(
+            f"{_FLAGS[question]}: no model of the spec can be asked: {_listed(told)}",
+            "Models of anomalib can, from a .ckpt or .pt or trained by the spec: uadctl models list --tag anomalib",
+        )
+        for question, told in reasons.items()
+        if all(told.values())
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _listed(reasons: Mapping[str, str | None]) -> str:
+    told = [f"{label}: {reason}" for label, reason in reasons.items()]
+    more = f"; and {len(told) - _SAID} more" if len(told) > _SAID else ""
+    return "; ".join(told[:_SAID]) + more
 
 
 def _check_submission(plan: Plan, folder: str) -> None:
@@ -164,6 +249,48 @@ def _submit(
     return parts, RunError([*problems, Problem(last.message, f"{last.help}\n{again}" if last.help else again)])
 
 
+def _ask(plan: Plan, run: RunFolder, questions: Sequence[Question], progress: Progress) -> UadctlError | None:
+    """Have each finished unit answer what it has not answered before, into its folder.
+
+    What stops one unit does not stop the others; all that was wrong comes back as one error.
+    """
+    spec = plan.spec
+    problems: list[Problem] = []
+    unforeseen: Exception | None = None
+    for cell in plan.cells:
+        unit = run.unit(cell.category, cell.model.label, cell.seed)
+        open_ = [question for question in questions if not unit.has(question)]
+        if unit.status != "done" or not open_:
+            continue
+        try:
+            for question, answer in _answers(spec, cell, unit, open_, progress).items():
+                unit.write(question, answer.document())
+        except UadctlError as error:
+            problems += [Problem(f"{cell.title}: {p.message}", p.help) for p in error.problems]
+        except Exception as error:  # noqa: BLE001 - whatever ends one comparison must not end the others
+            problems.append(Problem(f"{cell.title}: {type(error).__name__}: {error}"))
+            unforeseen = error
+    if not problems:
+        return None
+    again = " ".join(_FLAGS[question] for question in questions)
+    words = f"When that is mended: {shlex.join(['uadctl', 'bench', '--resume', str(run.path)])} {again}"
+    last = problems.pop()
+    told = RunError([*problems, Problem(last.message, f"{last.help}\n{words}" if last.help else words)])
+    told.__cause__ = unforeseen  # its traceback is shown with --debug
+    return told
+
+
+def _answers(
+    spec: RunSpec, cell: Cell, unit: UnitFolder, questions: Sequence[Question], progress: Progress
+) -> dict[Question, Answer]:
+    """What one finished unit has to say; its model is read only if it is one of anomalib's."""
+    never = {question: _why_never_kind(spec, cell, question) for question in questions}
+    if all(never.values()):
+        return {question: Answer(reason=reason) for question, reason in never.items()}
+    trained = fitted_model.load(unit, device=spec.run.device)
+    return compare(spec, cell, trained, questions, measured=unit.read("metrics"), progress=progress)
+
+
 def _bench(
     plan: Plan,
     run: RunFolder,
@@ -171,6 +298,7 @@ def _bench(
     notes: Sequence[str],
     progress: Progress,
     submission: str | None,
+    questions: Sequence[Question],
 ) -> BenchResult:
     spec = plan.spec
     samples = {c.category: (*c.pool, *c.dataset.validation, *c.test) for c in plan.cells}
@@ -211,12 +339,16 @@ def _bench(
     gate = None if spec.gate is None else evaluate_gate(spec.gate, metrics)
     if gate is not None:
         run.write("gate", gate.document())
+    unanswered: UadctlError | None = None
+    if questions:
+        with driver.interruptible():
+            unanswered = _ask(plan, run, questions, progress)
     submitted: list[SubmissionPart] = []
     incomplete: UadctlError | None = None
     if submission is not None:
         with driver.interruptible():
             submitted, incomplete = _submit(plan, run, submission, driver, progress)
-    if incomplete is None:
+    if incomplete is None and unanswered is None:
         driver.finish(failed)
     else:
         driver.interrupt()
@@ -228,6 +360,8 @@ def _bench(
         gate,
         submission=tuple(submitted),
         submission_error=incomplete,
+        answers={question: _answered(units, question) for question in questions},
+        answers_error=unanswered,
     )
 
 
@@ -253,12 +387,14 @@ def run_benchmark(
     limit_train: int | None = None,
     limit_test: int | None = None,
     run_dir: str = "runs",
+    trust_checkpoint: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
     """`bench` without a spec file: one model on some categories of a data set (None: all found), with the mean over
     them.
 
-    The arguments are the keys of the spec of the same names. Raises what `bench` raises.
+    The arguments are the keys of the spec of the same names, and `trust_checkpoint` that of `bench`. Raises what
+    `bench` raises.
     """
     reading = read_spec(
         None,
@@ -274,9 +410,10 @@ def run_benchmark(
             limit_train=limit_train,
             limit_test=limit_test,
             run_dir=run_dir,
+            trust_checkpoint=trust_checkpoint,
         ),
     )
-    return bench(reading.spec, progress=progress, notes=reading.notes)
+    return bench(reading.spec, trust_checkpoint=trust_checkpoint, progress=progress, notes=reading.notes)
 
 
 def _collect(units: Sequence[UnitFolder]) -> dict[str, Any]:
@@ -286,6 +423,16 @@ def _collect(units: Sequence[UnitFolder]) -> dict[str, Any]:
         cell = _without_schema(unit.read("metrics"))
         results.setdefault(unit.category, {}).setdefault(unit.label, {})[str(unit.seed)] = cell
     return {"results": results, **summarise(results)}
+
+
+def _answered(units: Sequence[UnitFolder], question: Question) -> dict[str, dict[str, dict[str, Any]]]:
+    """By category, label and seed the answers of the units that have one."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for unit in units:
+        if unit.has(question):
+            answer = _without_schema(unit.read(question))
+            found.setdefault(unit.category, {}).setdefault(unit.label, {})[str(unit.seed)] = answer
+    return found
 
 
 def _without_schema(document: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uadctl.errors import DataError, RunError, SpecError, with_help
+from uadctl.models.base import TrainedElsewhere, known_by_heart
 from uadctl.plan import draw_shots, limited, load_category
 from uadctl.progress import Progress, Silent
 from uadctl.runs.fitted import Calibration, PixelScale, read_calibration
@@ -19,10 +20,6 @@ from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
 if TYPE_CHECKING:
     from uadctl.runs.folder import RunFolder, UnitFolder
-
-# An image that the model has memorised is at a distance of nothing but rounding from it. Good images that it has not
-# seen differ by a factor of two or three, never of a hundred.
-_MEMORISED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,8 @@ def _from_images(
                 task.advance()
         if problems:
             raise DataError(with_help(problems, "Remove them; nothing was changed."))
-        _warn_of_memorised(unit, paths, scores, before, progress)
+        if not (isinstance(fitted.detector, TrainedElsewhere) and fitted.detector.scores_are_cut):
+            _warn_of_memorised(unit, paths, scores, before, progress)
         new.append(_calibration(scores, PixelScale.of(pixels, spec.calibration), before, alpha))
     return new
 
@@ -265,9 +263,7 @@ def _size(path: str) -> int | None:
 def _warn_of_memorised(
     unit: UnitFolder, paths: Sequence[str], scores: Sequence[float], before: Calibration, progress: Progress
 ) -> None:
-    normal = sorted(before.scores or scores)
-    limit = _MEMORISED * normal[len(normal) // 2]
-    near_zero = [path for path, score in zip(paths, scores, strict=True) if score <= limit]
+    near_zero = [paths[i] for i in known_by_heart(scores, before.scores or scores)]
     if near_zero:
         more = f" and {len(near_zero) - 1} more" if len(near_zero) > 1 else ""
         progress.warn(

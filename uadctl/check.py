@@ -19,6 +19,7 @@ from uadctl.errors import DataError, Problem
 from uadctl.imaging.files import read_image, read_mask
 from uadctl.metrics import check_saturations
 from uadctl.metrics.official import SORTS, sort_of
+from uadctl.models.base import TrainedElsewhere
 from uadctl.plan import (
     build_detector,
     choose_categories,
@@ -151,12 +152,15 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
     `[dataset]` limits, shots and `on_error`, `[metrics] pixel`, `[calibration] split` and a `[preprocess]` crop that
     does not fit are taken into account. Raises SpecError as well where a model does not take its parameters.
     """
-    geometries = (geometry_for(spec.preprocess, stride=build_detector(spec, m).stride) for m in distinct_models(spec))
+    detectors = [build_detector(spec, model) for model in distinct_models(spec)]
+    geometries = (geometry_for(spec.preprocess, stride=detector.stride) for detector in detectors)
+    learns = not all(isinstance(detector, TrainedElsewhere) and detector.comes_trained for detector in detectors)
     use = _Use(
         pixel=spec.metrics.pixel,
         protocol=spec.metrics.protocol,
         needs_validation=spec.calibration.split == "validation",
-        holdout=spec.calibration.holdout,
+        holdout=spec.calibration.holdout if learns else None,
+        learns=learns,
         geometries=tuple(dict.fromkeys(geometries)),
     )
     return _check(spec.dataset, use, threads=spec.run.threads, progress=progress or Silent())
@@ -167,6 +171,7 @@ class _Use:
     """What a bench would do with the data, beyond what its `[dataset]` table says.
 
     every_split: all test splits on disk are looked at, where they share no image.
+    learns: a model learns the training images; False where all of them come trained.
     """
 
     protocol: str
@@ -174,6 +179,7 @@ class _Use:
     every_split: bool = False
     needs_validation: bool = False
     holdout: float | None = None
+    learns: bool = True
     geometries: tuple[Geometry, ...] = ()
 
 
@@ -512,7 +518,7 @@ def _enough(
             f"{category}: none of {len(dataset.validation)} validation images can be read; "
             "there will be no threshold, and the verdicts will be null"
         )
-    elif good_train == 1 and not dataset.validation:
+    elif good_train == 1 and not dataset.validation and use.learns:
         findings.warning(
             f"{category}: a single training image and no validation images; "
             "there will be no threshold, and the verdicts will be null",

@@ -12,6 +12,7 @@ from uadctl.errors import DataError, SpecError
 from uadctl.imaging.geometry import Geometry
 from uadctl.inference import stream, training_images
 from uadctl.metrics import IMAGE_METRICS, Evaluation, PixelMetrics, evaluate_detector, evaluate_images
+from uadctl.models.base import TrainedElsewhere
 from uadctl.spec import MODELS, build_model_kwargs, create_model
 from uadctl.spec.registry import find_model, resolve_model
 
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 class SplitEvaluation(Evaluation):
     """What `evaluate_split` returns: `Evaluation`, and how many images the numbers rest on.
 
-    counts: train_images (0 if the detector was fitted already), images, normal_images, defect_images; with pixel
-    metrics pixel_images, regions and others of `PixelMetrics.result`; unknown_images were not scored, since nobody
-    knows what they are, and unmasked_images are defect images without a mask, left out of the pixel metrics.
+    counts: train_images (0 if the detector was fitted already, or comes trained), images, normal_images,
+    defect_images; with pixel metrics pixel_images, regions and others of `PixelMetrics.result`; unknown_images were
+    not scored, since nobody knows what they are, and unmasked_images are defect images without a mask, left out of the
+    pixel metrics.
     """
 
     counts: dict[str, int]
@@ -61,8 +63,8 @@ def evaluate_split(
 ) -> SplitEvaluation:
     """Score the test images of a split and measure the detector: image metrics, and pixel metrics where there are maps.
 
-    A detector that is not fitted is first fitted on the split's training images. Every image is decoded and predicted
-    once; maps are not kept.
+    A detector that is not fitted is first fitted on the split's training images; one that comes trained, in a
+    checkpoint, only reads that. Every image is decoded and predicted once; maps are not kept.
 
     detector: see `uadctl.models.base.Detector`; one without `is_fitted` counts as fitted, one without `stride` takes
            images of any size.
@@ -78,7 +80,9 @@ def evaluate_split(
     """
     geometry = Geometry(size=size, stride=getattr(detector, "stride", 1))
     counts = {"train_images": 0}
-    if not getattr(detector, "is_fitted", True):
+    if isinstance(detector, TrainedElsewhere) and detector.comes_trained:
+        detector.load()
+    elif not getattr(detector, "is_fitted", True):
         detector.fit(training_images(split.train_paths, geometry=geometry, threads=threads))
         counts["train_images"] = len(split.train_paths)
     known = [i for i, label in enumerate(split.test_labels) if label >= 0]

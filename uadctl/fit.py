@@ -14,6 +14,7 @@ from uadctl import heap
 from uadctl.errors import DataError
 from uadctl.imaging.geometry import Geometry
 from uadctl.inference import stream, training_images, use_threads
+from uadctl.models.base import TrainedElsewhere, known_by_heart, memorised_words
 from uadctl.plan import Cell, Plan, build_detector, distinct_models, hold_out, in_groups, make_plan, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
@@ -43,8 +44,8 @@ _HOLDOUT_FROM = 20
 class FitReport:
     """What fitting one cell took and met.
 
-    seconds: wall time of learning and calibrating. images: training images used. broken: those left out, with the
-        reason.
+    seconds: wall time of learning and calibrating. images: those learned from; none by a model that comes trained.
+    broken: those left out, with the reason.
     """
 
     seconds: float = 0.0
@@ -60,16 +61,23 @@ class RunResult:
     failed: tuple[UnitFolder, ...]
 
 
-def fit(spec: RunSpec, *, progress: Progress | None = None, notes: Sequence[str] = ()) -> RunResult:
+def fit(
+    spec: RunSpec,
+    *,
+    trust_checkpoint: bool = False,
+    progress: Progress | None = None,
+    notes: Sequence[str] = (),
+) -> RunResult:
     """Fit every category, model and seed of a spec and keep them in a new run folder, ready for `score`.
 
+    trust_checkpoint: files of trained models may run code while they are loaded.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell and are listed in the result.
     """
     progress = progress or Silent()
-    plan = make_plan(spec, progress=progress)
+    plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
     for model in distinct_models(spec):
-        build_detector(spec, model).prepare()
+        build_detector(spec, model, trust_checkpoint=trust_checkpoint).prepare()
     run = RunFolder.create(spec)
     with run.locked():
         return _fit(plan, run, notes, progress)
@@ -117,20 +125,28 @@ def fit_cell(
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
     use_threads(spec.run.threads)
-    detector = build_detector(spec, cell.model, seed=cell.seed, class_name=cell.class_name, feature_cache=feature_cache)
+    detector = build_detector(
+        spec,
+        cell.model,
+        seed=cell.seed,
+        class_name=cell.class_name,
+        feature_cache=feature_cache,
+        trust_checkpoint=cell.trust_checkpoint,
+    )
     geometry = geometry_for(spec.preprocess, stride=detector.stride)
     report = FitReport()
     title = cell.title
-    if detector.own_size is not None and spec.preprocess == PreprocessTable():
+    if detector.own_resizing is not None and spec.preprocess == PreprocessTable():
         # Shrunk to the default first, images would come out of it blurred.
         geometry = Geometry(size=None, stride=detector.stride)
-        warn(
-            f"{cell.model.label}: [preprocess] size = {spec.preprocess.size} is the default and not applied: the model "
-            f"itself brings the shorter side of images to {detector.own_size} pixels (beyond 4:1 the area stays that "
-            'of a 4:1 image); model.params.image_size = "given" applies it'
-        )
+        if not isinstance(detector, TrainedElsewhere):  # of another library's model nobody would expect it
+            warn(
+                f"{cell.model.label}: [preprocess] size = {spec.preprocess.size} is the default and not applied: the "
+                f"model itself {detector.own_resizing}"
+            )
 
-    for doubt in detector.doubts():
+    doubts = detector.doubts()
+    for doubt in doubts:
         warn(f"{cell.model.label}: {doubt}")
 
     def broken(sample: Sample, error: DataError) -> None:
@@ -151,20 +167,40 @@ def fit_cell(
                 task.advance()
                 report.images += 1
 
-    source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out)
+    elsewhere = detector if isinstance(detector, TrainedElsewhere) else None
+    comes_trained = elsewhere is not None and elsewhere.comes_trained
+    source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out, comes_trained=comes_trained)
     start = time.perf_counter()
-    if source.doubt is not None:
-        warn(f"{title}: {source.doubt}")
+    for doubt in source.doubts:
+        warn(f"{title}: {doubt}")
     left_out = source.take if source.kind == "leave-one-out" else None
     if left_out is not None and source.sees_other_views:
         warn(
             f"{title}: the threshold comes from images of parts that the model knows from other images, and is too "
             f"low: at least {_HOLDOUT_FROM} training images of several parts, or validation images, would mend that"
         )
-    detector.fit(decoded(source.train), left_out=left_out, threshold=False, progress=progress)
+    if elsewhere is None:
+        detector.fit(decoded(source.train), left_out=left_out, threshold=False, progress=progress)
+    elif comes_trained:
+        elsewhere.load()
+        for doubt in detector.doubts():
+            if doubt not in doubts:  # what only the checkpoint could tell
+                warn(f"{cell.model.label}: {doubt}")
+    else:
+        watched = _watched(source.normal, geometry, spec)
+        trains: Any = elsewhere  # its `fit` takes two arguments more than that of others
+        trains.fit(
+            decoded(source.train),
+            threshold=False,
+            progress=progress,
+            validation=watched,
+            warn=lambda said: warn(f"{title}: {said}"),
+        )
     heap.give_back()
-    if source.kind in ("validation", "holdout"):
+    if source.kind in ("validation", "holdout", "training"):
         _score_normal(detector, source, geometry, spec.run.threads, progress, title, broken)
+    if elsewhere is not None and comes_trained and not elsewhere.scores_are_cut and (memorised := source.memorised()):
+        warn(f"{title}: {memorised}")
     calibration = source.result(images=report.images)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
@@ -180,30 +216,45 @@ class _Calibrating:
     where the detector offers them, since they cost no training image; a seeded fifth of the training images, if there
     are at least 20. Where images have groups the fifth comes before leave-one-out scores. Never images that the model
     has memorised, and never test images.
+
+    A model that comes trained learns none of the training images here, so that none need be held out: without
+    validation images they are all scored, though nobody here knows whether it has learned them before.
+
+    doubts: what makes the threshold less than it seems, and what is not done as it was asked for.
     """
 
-    def __init__(self, spec: RunSpec, cell: Cell, *, offers_left_out: bool) -> None:
+    def __init__(self, spec: RunSpec, cell: Cell, *, offers_left_out: bool, comes_trained: bool = False) -> None:
         self._wanted = spec.calibration
         self._seed = cell.seed
         self._scores: list[float] = []
         self._pixels = PixelCalibration()
         self.train: tuple[Sample, ...] = cell.train
         self.normal: tuple[Sample, ...] = ()
-        self.kind: Literal["validation", "leave-one-out", "holdout"] | None
+        self.kind: Literal["validation", "leave-one-out", "holdout", "training"] | None
         parts = len(parts_of(cell.train))
         many = len(cell.train) >= _HOLDOUT_FROM and parts > 1
         # Without one view of a part, the model still knows the part from its other views.
         self.sees_other_views = parts < len(cell.train)
         self._why_not = ""
-        self.doubt: str | None = None
+        self.doubts: list[str] = []
         wanted = self._wanted
-        if wanted.holdout is not None:
+        if comes_trained and wanted.holdout is not None:
+            self.doubts.append(
+                f"[calibration] holdout = {wanted.holdout:g} has no effect: the checkpoint learns no training image"
+            )
+        if wanted.holdout is not None and not comes_trained:
             self.kind = "holdout"
             self._hold_out(wanted.holdout)
         elif cell.dataset.validation:
             self.kind, self.normal = "validation", cell.dataset.validation
         elif wanted.split == "validation":
             raise DataError(f'{cell.category}: [calibration] split = "validation", but it has no validation images')
+        elif comes_trained:
+            self.kind, self.normal = "training", cell.train
+            self.doubts.append(
+                f"the threshold comes from {len(cell.train)} training images, which the checkpoint may have learned: "
+                "it is then too low. Good images that it has not seen mend that: uadctl calibrate RUN --good DIR"
+            )
         elif offers_left_out and not (self.sees_other_views and many):
             self.kind = "leave-one-out"
         elif many:
@@ -226,7 +277,7 @@ class _Calibrating:
         self.train, self.normal = kept, held
         n = len(kept) + len(held)
         if len(held) > 2 * max(1, share * n):
-            self.doubt = (
+            self.doubts.append(
                 f"{len(held)} of {n} training images are held out for the threshold, though a share of {share:g} was "
                 "meant: images of one group stay together, and the groups are few or of many sizes"
             )
@@ -235,6 +286,11 @@ class _Calibrating:
         self._scores.append(prediction.score)
         if prediction.map is not None:
             self._pixels.add(prediction.map)
+
+    def memorised(self) -> str | None:
+        """That some of the images are known by heart, as their scores say; None where they do not."""
+        number = len(known_by_heart(self._scores, self._scores))
+        return memorised_words(number, len(self._scores)) if number else None
 
     def result(self, *, images: int) -> Calibration:
         """The thresholds. images: how many training images the model was fitted on in the end."""
@@ -253,6 +309,16 @@ class _Calibrating:
         if images == 1:
             return "1 training image leaves no other to compare it with"
         return "no training image could be compared with another"
+
+
+def _watched(samples: Sequence[Sample], geometry: Geometry, spec: RunSpec) -> Iterator[NDArray[np.uint8]]:
+    """The images that training watches itself on. What is wrong with one is said when it is scored."""
+
+    def left_out(index: int, error: DataError) -> None:
+        if spec.dataset.on_error == "fail":
+            raise error
+
+    return training_images([s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=left_out)
 
 
 def _score_normal(

@@ -13,7 +13,7 @@ from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
 from uadctl.spec.grammar import is_name
 from uadctl.spec.registry import find_dataset
-from uadctl.spec.signature import constructor_kwargs, get_model_signature_info
+from uadctl.spec.signature import TRUST, constructor_kwargs, get_model_signature_info
 from uadctl.spec.sweep import MOST_CELLS, count_variants, variants
 from uadctl.spec.values import nearest, shown
 
@@ -35,6 +35,7 @@ class Cell:
         all of them or `[dataset] shots`.
     test: the test images after `limit_test`.
     several_seeds: the run has other seeds too.
+    trust_checkpoint: whoever runs it lets the model's file run code while it is loaded.
     """
 
     dataset: Dataset
@@ -44,6 +45,7 @@ class Cell:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     several_seeds: bool = False
+    trust_checkpoint: bool = False
 
     @property
     def category(self) -> str:
@@ -71,10 +73,10 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def make_plan(spec: RunSpec, *, progress: Progress | None = None) -> Plan:
+def make_plan(spec: RunSpec, *, trust_checkpoint: bool = False, progress: Progress | None = None) -> Plan:
     """Find the data of a spec and check it against what is to be done.
 
-    progress: shows the demo set being drawn.
+    trust_checkpoint: checkpoints may run code while they are loaded. progress: shows the demo set being drawn.
     Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
     """
     _check_models(spec)
@@ -83,7 +85,8 @@ def make_plan(spec: RunSpec, *, progress: Progress | None = None) -> Plan:
     prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
     categories = choose_categories(spec.dataset)
     _check_size(spec, categories)
-    return Plan(spec, tuple(cell for dataset in _datasets(spec.dataset, categories) for cell in _cells(spec, dataset)))
+    datasets = _datasets(spec.dataset, categories)
+    return Plan(spec, tuple(cell for dataset in datasets for cell in _cells(spec, dataset, trust_checkpoint)))
 
 
 def _check_models(spec: RunSpec) -> None:
@@ -111,14 +114,23 @@ def distinct_models(spec: RunSpec) -> Iterator[ModelTable]:
     return (variant.model for variant in variants(spec) if variant.shots == first)
 
 
-def _cells(spec: RunSpec, dataset: Dataset) -> Iterator[Cell]:
+def _cells(spec: RunSpec, dataset: Dataset, trust_checkpoint: bool) -> Iterator[Cell]:
     seeds = spec.run.all_seeds
     pool = limited(dataset.train, spec.dataset.limit_train)
     test = limited(dataset.test, spec.dataset.limit_test)
     for variant in variants(spec):
         for seed in seeds:
             train = draw_shots(pool, variant.shots, category=dataset.category, seed=seed)
-            yield Cell(dataset, variant.model, seed, pool, train, test, several_seeds=len(seeds) > 1)
+            yield Cell(
+                dataset,
+                variant.model,
+                seed,
+                pool,
+                train,
+                test,
+                several_seeds=len(seeds) > 1,
+                trust_checkpoint=trust_checkpoint,
+            )
 
 
 def _check_size(spec: RunSpec, categories: Sequence[str]) -> None:
@@ -138,16 +150,20 @@ def build_detector(
     seed: int | None = None,
     class_name: str | None = None,
     feature_cache: FeatureCache | None = None,
+    trust_checkpoint: bool = False,
 ) -> Detector:
     """An unfitted detector with the model's parameters; what the user left open comes from `[run]`.
 
     model: of a cell, or of `distinct_models`: one without a grid.
     seed, class_name: of the cell; None: the first seed of the run, and the model's own word.
-    feature_cache: handed to the models that can use one.
+    feature_cache, trust_checkpoint: handed to the models that take them.
     """
     kwargs = constructor_kwargs(spec.run, model, seed=seed, class_name=class_name)
-    if feature_cache is not None and "feature_cache" in get_model_signature_info(model.name)[0]:
+    accepted, _ = get_model_signature_info(model.name)
+    if feature_cache is not None and "feature_cache" in accepted:
         kwargs["feature_cache"] = feature_cache
+    if trust_checkpoint and TRUST in accepted:
+        kwargs[TRUST] = True
     detector: Detector = create_model(model.name, **kwargs)
     return detector
 

@@ -23,8 +23,9 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     alpha:  the share of normal images that the quantile leaves at or above it; None for another method.
     n:      how many scores it was chosen from: images, or pixels.
     source: which normal images: the data set's own "validation" images; training images, each scored without itself
-            ("leave-one-out"); training images that the model never saw ("holdout"); or images "given" later, to
-            `uadctl.calibrate`. None only without a value.
+            ("leave-one-out"); training images that the model never saw ("holdout"); "training" images, of which nobody
+            here knows whether a checkpoint has learned them; or images "given" later, to `uadctl.calibrate`. None only
+            without a value.
     reason: why there is no value; None if there is one.
 
     Raises ValueError if value is not finite, or if not exactly one of value and reason is given, or a value has no
@@ -35,7 +36,7 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     method: Literal["quantile", "mean+3std"] = "quantile"
     alpha: float | None = None
     n: int = 0
-    source: Literal["validation", "leave-one-out", "holdout", "given"] | None = None
+    source: Literal["validation", "leave-one-out", "holdout", "training", "given"] | None = None
     reason: str | None = None
 
     def __post_init__(self) -> None:
@@ -140,10 +141,13 @@ class PixelCalibration:
     def threshold(self, sigmas: float = 3.0) -> float:
         """mean + sigmas * std: a pixel is anomalous iff its score is at or above it.
 
+        Where all pixels are equal, as those of maps that were cut to 0..1 may be, the next float32 above them: pixels
+        like those of the normal images are not anomalous.
+
         Source: Heckler-Kram et al., The MVTec AD 2 Dataset, 2025 (3 standard deviations: the threshold of its
         baselines).
         """
-        return self.mean + sigmas * self.std
+        return self.mean + sigmas * self.std if self.std > 0 else _next_float32_above(self.max)
 
     def _add_block(self, block: np.ndarray) -> None:
         values = block[~np.isnan(block)].astype(np.float64)

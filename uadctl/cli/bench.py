@@ -13,12 +13,14 @@ import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.cli.parity import print_answers
 from uadctl.errors import SpecError
 from uadctl.spec import PROTOCOLS, Overrides, variants
 from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     from uadctl.bench import BenchResult
+    from uadctl.parity import Question
     from uadctl.spec import RunSpec
 
 # The columns for people and what stands above them, in their order; AUPRO follows, and then parts of several images.
@@ -57,6 +59,7 @@ def bench(
     model: o.Model = None,
     model_kwargs: o.ModelKwargs = None,
     checkpoint_path: o.CheckpointPath = None,
+    trust_checkpoint: o.TrustCheckpoint = False,
     pretrained: o.Pretrained = None,
     pixel: o.Pixel = None,
     device: o.Device = None,
@@ -85,6 +88,18 @@ def bench(
             help="Write what MVTec AD 2's evaluation server takes: maps of the private test images.",
         ),
     ] = None,
+    parity: Annotated[
+        bool,
+        typer.Option("--parity", help="Of anomalib's models: how far its two ways for an image lie apart."),
+    ] = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="anomalib",
+            help="Of anomalib's models: what anomalib itself would report, beside uadctl's numbers.",
+        ),
+    ] = None,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -106,6 +121,7 @@ def bench(
         raise SpecError(
             "--resume: which run?", help="uadctl bench --resume RUN, or the bench's own command and --resume"
         )
+    questions = _questions(parity=parity, protocol=protocol)
     overrides = Overrides(
         set=tuple(set_ or ()),
         dataset=dataset,
@@ -122,6 +138,7 @@ def bench(
         limit_train=limit_train,
         limit_test=limit_test,
         run_dir=run_dir,
+        trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
     if submission == "":
@@ -129,7 +146,10 @@ def bench(
     if dry_run:
         if submission is not None:
             raise SpecError("--submission has no effect on --dry-run: nothing is scored")
-        print_plan(reading.spec, json_=json_)
+        if questions:
+            flag = "--parity" if parity else "--protocol"
+            raise SpecError(f"{flag} has no effect on --dry-run: nothing is scored")
+        print_plan(reading.spec, json_=json_, trust_checkpoint=trust_checkpoint)
         return
     o.check_outputs(files=[("--output", output), ("--junit", junit)], folders=[("--submission", submission)])
     from uadctl.bench import bench as run_bench
@@ -141,12 +161,18 @@ def bench(
         unfinished = (
             newest(reading.spec, finished=False)
             if folder is None
-            else RunFolder.unfinished(folder, reading.spec, done_too=submission is not None)
+            else RunFolder.unfinished(folder, reading.spec, done_too=submission is not None or bool(questions))
         )
     screen.interrupted = "Go on where it stopped with the same command and --resume"
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
         result = run_bench(
-            reading.spec, resume=unfinished, submission=submission, progress=progress, notes=reading.notes
+            reading.spec,
+            resume=unfinished,
+            submission=submission,
+            trust_checkpoint=trust_checkpoint,
+            questions=questions,
+            progress=progress,
+            notes=reading.notes,
         )
     document = {
         "schema": 1,
@@ -154,6 +180,8 @@ def bench(
         **_body(result.metrics),
         "gate": None if result.gate is None else result.gate.document(),
         "submission": None if submission is None else [asdict(part) for part in result.submission],
+        "parity": result.answers.get("parity"),
+        "anomalib": result.answers.get("anomalib"),
         "timing": _body(result.timing),
     }
     if output is not None:
@@ -164,6 +192,7 @@ def bench(
         print_lines(json.dumps(document, allow_nan=False))
     else:
         _print_results(result, reading.spec)
+        print_answers(result.answers, several=_several_labels(result))
         if submission is not None:
             images = sum(part.images for part in result.submission)
             n = len(result.submission)
@@ -172,15 +201,28 @@ def bench(
         from uadctl.report.junit import write_junit
 
         write_junit(junit, result.metrics, result.gate, timing=result.timing, name=result.run.path.name)
-    if result.submission_error is not None:
-        screen.error(result.submission_error)
+    incomplete = [error for error in (result.answers_error, result.submission_error) if error is not None]
+    for error in incomplete:
+        screen.error(error)
     if result.gate is not None and not result.gate.passed:
         broken = result.gate.error()
-        if not result.failed and result.submission_error is None:
+        if not result.failed and not incomplete:
             raise broken
         screen.error(broken)
-    if result.failed or result.submission_error is not None:
+    if result.failed or incomplete:
         raise typer.Exit(1)
+
+
+def _questions(*, parity: bool, protocol: str | None) -> tuple[Question, ...]:
+    """What to ask of anomalib's models. SpecError for another protocol than anomalib's."""
+    if protocol not in (None, "anomalib"):
+        data_sets = " Protocols of data sets are set in the spec: --set metrics.protocol=NAME"
+        raise SpecError(
+            f'--protocol "{protocol}": expected anomalib',
+            help=f"It measures as anomalib itself does.{data_sets if protocol in PROTOCOLS else ''}",
+        )
+    asked: list[Question] = ["parity"] if parity else []
+    return (*asked, "anomalib") if protocol is not None else tuple(asked)
 
 
 def _body(document: dict[str, Any]) -> dict[str, Any]:
@@ -375,14 +417,18 @@ def _share(part: int | None, rest: int | None) -> str:
     return "-" if part is None or rest is None else f"{part}/{part + rest}"
 
 
-def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
+def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True, trust_checkpoint: bool = False) -> None:
     """What would be run, without opening an image."""
+    from uadctl.models.base import TrainedElsewhere
     from uadctl.plan import build_detector, distinct_models, make_plan
     from uadctl.runs.gate import check_categories
 
     plan = make_plan(spec)
     for m in distinct_models(spec):
-        build_detector(spec, m).prepare(download=False)
+        detector = build_detector(spec, m, trust_checkpoint=trust_checkpoint)
+        detector.prepare(download=False)
+        if isinstance(detector, TrainedElsewhere) and detector.comes_trained:
+            detector.load()
     if testing:
         check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     models: dict[str, dict[str, Any]] = {
@@ -390,6 +436,7 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
             "name": v.model.name,
             "params": v.model.params,
             "weights": build_detector(spec, v.model).weights_state(),
+            **({} if v.model.trainer is None else {"trainer": v.model.trainer.given()}),
         }
         for v in variants(spec)
     }
@@ -416,6 +463,8 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True) -> None:
         print_lines(f"{name}({params})")
         for key, values in (table.grid or {}).items():
             print_lines(f"  grid: {key} = {shown(values)}")
+        if table.trainer is not None:
+            print_lines(f"  trainer: {', '.join(f'{k} = {v}' for k, v in table.trainer.given().items())}")
         weights = dict.fromkeys(models[v.model.label]["weights"] for v in variants(spec) if v.of == table.label)
         print_lines(f"  weights: {', '.join(weights)}")
     print_lines(f"{len(units)} {'unit' if len(units) == 1 else 'units'}; nothing was run.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from uadctl.cli.models import only_choices
 from uadctl.spec.registry import BACKBONES, DOORS, MODELS, BackboneEntry, ModelEntry
 from uadctl.spec.signature import AUTO_PARAMS, OF_CATEGORY, ParamInfo, list_params
 from uadctl.spec.values import shown
-from uadctl.spec.wrapped import pyod_detectors
+from uadctl.spec.wrapped import AnomalibModel, anomalib_models, pyod_detectors
 
 # The first of these tags or backends that a model has says where it stands on the page, which goes the other way: from
 # what looks at patches to what other packages bring.
@@ -21,8 +21,6 @@ _GROUPS = (
     ("gaussian", "Gaussians"),
 )
 _OTHERS = "Others"
-# Groups of many small models, whose parameters are listed in one line a model.
-_COMPACT = ("anomalib", "pyod")
 _WIDTH = 120
 
 _HEAD = """\
@@ -33,6 +31,25 @@ _HEAD = """\
 Every detector that `uadctl bench --model NAME` takes, with the parameters that `[model.params]` and `--model-kwargs`
 may give it. Those marked [run] come from `[run]` unless they are given. `uadctl models show NAME` says the same of one
 model on this machine, `uadctl models list --check` which of them it can run.
+"""
+
+_ANOMALIB = """\
+What [anomalib](https://github.com/open-edge-platform/anomalib) has trained is evaluated here, and what it can train is
+trained with its Engine, from a spec; see [anomalib.md](anomalib.md). Each model takes either
+
+- `checkpoint_path`, a file that anomalib wrote: `model.ckpt`, `model.pt`, `model.onnx` or `model.xml` with its `.bin`.
+  A file must be of the model that is named; `vision_anomalib_checkpoint` takes one of any.
+- or `[model.trainer]`, which says how it is trained. The parameters below are for this only: a checkpoint has its own.
+"""
+
+_NEEDED = """\
+They need `pip install 'uadctl[anomalib]'`, except that uadctl itself reads the checkpoints (`model.ckpt`) of
+{native}, and ONNX and OpenVINO files of all of them.
+"""
+
+_COLUMNS = """\
+In the column "trained", "one pass" means that nobody need say how many epochs, and "1 image" that a step of training
+takes no more. Names of anomalib's parameters that mean something else in uadctl have "model_" in front.
 """
 
 _PLUGINS = """\
@@ -60,16 +77,14 @@ loaded, is left out, and `uadctl models list` says so.
 def page() -> str:
     """The page as Markdown. Of uadctl's own models only: it is the same on every machine."""
     groups: dict[str, list[ModelEntry]] = {title: [] for title in (_OTHERS, *reversed(dict(_GROUPS).values()))}
-    for entry in MODELS.values():
+    for entry in (entry for entry in MODELS.values() if entry.offered):
         groups[_group(entry)[1]].append(entry)
     parts = [_HEAD]
     for title, entries in groups.items():
         if entries:
             parts.append(f"## {title}\n")
-            compact = _group(entries[0])[0] in _COMPACT
-            parts.append(_compact(entries) if compact else "\n".join(map(_section, entries)))
-            if entries[0].backend == "pyod":
-                parts.append(_not_offered())
+            written = _WRITTEN.get(_group(entries[0])[0])
+            parts.append("\n".join(map(_section, entries)) if written is None else written(entries))
     return "\n".join([*parts, _backbones(), _PLUGINS]).rstrip()
 
 
@@ -85,6 +100,7 @@ def _section(entry: ModelEntry) -> str:
         ("extra", f"`pip install 'uadctl[{entry.extra}]'`" if entry.extra else "none needed"),
         ("anomaly maps", "yes" if entry.pixel_map else "no, scores only"),
         ("checkpoint", "needed" if entry.requires_checkpoint else None),
+        ("training", entry.untrained),
     ]
     lines = [f"### {entry.name}\n", _filled(entry.summary), ""]
     lines += [_filled(f"- {title}: {text}", hanging="  ") for title, text in facts if text]
@@ -97,8 +113,59 @@ def _section(entry: ModelEntry) -> str:
     return "\n".join(lines)
 
 
-def _compact(entries: Sequence[ModelEntry]) -> str:
-    """A row a model; below, what the parameters mean that all of them share."""
+def _of_pyod(entries: Sequence[ModelEntry]) -> str:
+    """A row a model, what the parameters mean that all of them share, and which detectors are no models here."""
+    extras = sorted({entry.extra for entry in entries if entry.extra})
+    absent = [(f"`{d.target.replace(':', '.')}`", d.reason) for d in pyod_detectors() if d.reason is not None]
+    return "\n".join(
+        [
+            *(f"They need `pip install 'uadctl[{extra}]'`.\n" for extra in extras),
+            _compact(entries),
+            "PyOD has others, which uadctl does not offer:\n",
+            _table(("detector", "why not"), absent),
+            "",
+        ]
+    )
+
+
+def _of_anomalib(entries: Sequence[ModelEntry]) -> str:
+    """The model for any checkpoint, a row for each that names one, and which of anomalib's are no models here."""
+    facts = {model.name: model for model in anomalib_models()}
+    named = [entry for entry in entries if entry.anomalib_model in facts]
+    native = " and ".join(f"`{entry.name}`" for entry in named if facts[str(entry.anomalib_model)].native)
+    absent = [(f"`{entry.name}`", entry.reason or "") for entry in MODELS.values() if not entry.offered]
+    untrained = [(f"`{entry.name}`", entry.untrained) for entry in named if entry.untrained]
+    return "\n".join(
+        [
+            _ANOMALIB,
+            _NEEDED.format(native=native),
+            *(_section(entry) for entry in entries if entry not in named),
+            "### vision_NAME_anomalib\n",
+            _COLUMNS,
+            _compact(named, trained=[_training(facts[str(entry.anomalib_model)]) for entry in named]),
+            "Some are not trained by uadctl:\n",
+            _table(("model", "why not"), untrained),
+            "\nanomalib has others, which uadctl does not offer:\n",
+            _table(("model", "why not"), absent),
+            "",
+        ]
+    )
+
+
+def _training(model: AnomalibModel) -> str:
+    if not model.trainable:
+        return "no"
+    if model.one_pass:
+        return "one pass"
+    return "yes" if model.batch_size is None else f"yes, {model.batch_size} image"
+
+
+# How the groups of many small models are written; the others have a section a model.
+_WRITTEN: dict[str, Callable[[Sequence[ModelEntry]], str]] = {"anomalib": _of_anomalib, "pyod": _of_pyod}
+
+
+def _compact(entries: Sequence[ModelEntry], *, trained: Sequence[str] = ()) -> str:
+    """A row a model; below, what the parameters mean that all of them share. trained: a further cell for each row."""
     known = {entry.name: _parameters(entry) or [] for entry in entries}
     shared = [
         param
@@ -107,27 +174,19 @@ def _compact(entries: Sequence[ModelEntry]) -> str:
     ]
     names = {param.name for param in shared}
     rows = []
-    for entry in entries:
-        own = ", ".join(f"`{p.name}` = {_default(p)}" for p in known[entry.name] if p.name not in names)
+    for i, entry in enumerate(entries):
+        own = ", ".join(_with_default(p) for p in known[entry.name] if p.name not in names)
         paper = entry.paper or ""
         also = ", ".join(f"`{alias}`" for alias in entry.aliases)
-        rows.append((f"`{entry.name}`", also, entry.summary, paper, "yes" if entry.pixel_map else "no", own))
-    extras = sorted({entry.extra for entry in entries if entry.extra})
-    lines = [f"They need `pip install 'uadctl[{extra}]'`.\n" for extra in extras]
-    lines += [
-        _table(("model", "also", "what it does", "paper", "maps", "parameters of its own, with defaults"), rows),
-        "",
-    ]
+        maps = "yes" if entry.pixel_map else "no"
+        rows.append((f"`{entry.name}`", also, entry.summary, paper, maps, *trained[i : i + 1], own))
+    further = ("trained",) if trained else ()
+    headings = ("model", "also", "what it does", "paper", "maps", *further, "parameters of its own, with defaults")
+    lines = [_table(headings, rows), ""]
     if shared:
         table = [(f"`{p.name}`", _code(_type(p)), _code(_default(p)), _meaning(p)) for p in shared]
         lines += ["All of them take besides:\n", _table(("parameter", "type", "default", "meaning"), table), ""]
     return "\n".join(lines)
-
-
-def _not_offered() -> str:
-    """PyOD's detectors that are no models here, and why."""
-    rows = [(f"`{d.target.replace(':', '.')}`", d.reason) for d in pyod_detectors() if d.reason is not None]
-    return "PyOD has others, which uadctl does not offer:\n\n" + _table(("detector", "why not"), rows) + "\n"
 
 
 def _same(one: ParamInfo, other: ParamInfo) -> bool:
@@ -156,6 +215,11 @@ def _default(param: ParamInfo) -> str:
     if param.required:
         return "needed"
     return "" if param.default is None else shown(param.default)
+
+
+def _with_default(param: ParamInfo) -> str:
+    default = _default(param)
+    return f"`{param.name}` = {default}" if default else f"`{param.name}`"
 
 
 def _meaning(param: ParamInfo) -> str:

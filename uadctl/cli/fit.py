@@ -34,6 +34,7 @@ def fit(
     model: o.Model = None,
     model_kwargs: o.ModelKwargs = None,
     checkpoint_path: o.CheckpointPath = None,
+    trust_checkpoint: o.TrustCheckpoint = False,
     pretrained: o.Pretrained = None,
     device: o.Device = None,
     seed: o.Seed = None,
@@ -83,15 +84,16 @@ def fit(
         seed=seed,
         limit_train=limit_train,
         run_dir=run_dir,
+        trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
     if dry_run:
-        print_plan(reading.spec, json_=json_, testing=False)
+        print_plan(reading.spec, json_=json_, testing=False, trust_checkpoint=trust_checkpoint)
         return
     from uadctl.fit import fit as run_fit
 
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
-        result = run_fit(reading.spec, progress=progress, notes=reading.notes)
+        result = run_fit(reading.spec, trust_checkpoint=trust_checkpoint, progress=progress, notes=reading.notes)
     units: list[dict[str, Any]] = [
         {"category": u.category, "label": u.label, "seed": u.seed, "status": u.status, "threshold": _threshold(u)}
         for u in result.run.units()

@@ -12,7 +12,7 @@ import typer
 from uadctl.cli import backbones, weights
 from uadctl.cli.complete import complete_network
 from uadctl.cli.console import print_lines, print_table, screen
-from uadctl.cli.readiness import default_detector, device_here, params_of, readiness
+from uadctl.cli.readiness import default_detector, device_here, params_of, readiness, reads_without_packages
 from uadctl.errors import BackendMissing, SpecError
 from uadctl.features.weights import own_folder
 from uadctl.spec.plugins import find_plugins
@@ -20,13 +20,15 @@ from uadctl.spec.registry import (
     BACKBONES,
     ModelEntry,
     find_backbone,
-    find_model,
+    known_model,
     list_models,
     model_info,
     no_such_network,
 )
-from uadctl.spec.signature import AUTO_PARAMS, OF_CATEGORY, ParamInfo
+from uadctl.spec.signature import AUTO_PARAMS, OF_CATEGORY, ParamInfo, trainer_keys
 from uadctl.spec.values import shown
+
+_OF_ANOMALIB = "Trained models of anomalib: each takes --checkpoint-path FILE or, where it says so, is trained"
 
 app = typer.Typer(help="The models there are.", rich_markup_mode=None)
 
@@ -91,11 +93,32 @@ def list_(
     elif json_:
         print_lines(json.dumps([_row(e) for e in entries], ensure_ascii=False))
     else:
+        _print_models(entries)
+
+
+def _print_models(entries: Sequence[ModelEntry]) -> None:
+    """A table of the models; those of anomalib, which are many and all need a checkpoint, in one of their own."""
+    of_anomalib = [e for e in entries if e.offered and e.backend == "anomalib"]
+    others = [e for e in entries if e.offered and e.backend != "anomalib"]
+    if others:
         print_table(
             ("name", "also", "extra", "summary"),
-            [[e.name, ", ".join(e.aliases), e.extra or "", e.summary] for e in entries],
+            [[e.name, ", ".join(e.aliases), e.extra or "", e.summary] for e in others],
             text_columns=4,
         )
+    if of_anomalib:
+        print_lines(("\n" if others else "") + _OF_ANOMALIB)
+        print_table(
+            ("name", "also", "trained", "summary"),
+            [[e.name, ", ".join(e.aliases), "yes" if e.trainable else "no", e.summary] for e in of_anomalib],
+            text_columns=4,
+        )
+    untrained = [(e, e.untrained) for e in of_anomalib if e.untrained]
+    absent = [(e, e.reason) for e in entries if e.reason]
+    for title, reasons in (("Not trained by uadctl", untrained), ("Not offered", absent)):
+        if reasons:
+            before = "\n" if screen.printed else ""
+            print_lines("\n".join([f"{before}{title}:", *(f"  {e.name}: {reason}" for e, reason in reasons)]))
 
 
 def _print_checks(entries: Sequence[ModelEntry], *, json_: bool) -> None:
@@ -141,17 +164,19 @@ def show(
 
     Example: uadctl models show vision_patchcore
     """
-    if find_model(name) is None:
+    entry = known_model(name)
+    if entry is None:
         backbone = find_backbone(name)
         if backbone is None:
             raise SpecError(f"{shown(name)}: {no_such_network(name)}")
         backbones.show(backbone, json_=json_)
         return
-    entry = model_info(name)
-    params = params_of(entry)
+    params = params_of(entry) if entry.offered else []
+    names = {p.name for p in params}
     packages = {package: _installed(package) for package in entry.packages}
-    state = _weights(entry, params)
-    networks = list(BACKBONES.values()) if any(p.name == "backbone" for p in params) else []
+    state = _weights(entry, params) if entry.offered else None
+    # anomalib's backbones are timm's, by timm's names.
+    networks = list(BACKBONES.values()) if entry.backend != "anomalib" and "backbone" in names else []
     if json_:
         document = {
             "schema": 1,
@@ -168,12 +193,16 @@ def show(
         ("also", ", ".join(entry.aliases)),
         ("tags", ", ".join(entry.tags)),
         ("paper", entry.paper),
-        ("extra", _extra(entry, packages)),
+        ("extra", _extra(entry, packages) if entry.offered else None),
         ("weights", _STATES.get(state, state) if state else None),
-        ("checkpoint", "needed: --checkpoint-path FILE" if entry.requires_checkpoint else None),
+        ("checkpoint", _checkpoint(entry)),
+        ("training", _training(entry)),
+        ("not offered", entry.reason),
     ]
     print_lines(f"{entry.name}: {entry.summary}\n")
     print_lines("\n".join(f"{title}: {text}" for title, text in facts if text))
+    if not entry.offered:
+        return
     print_table(
         ("parameter", "type", "default", "meaning"),
         [[p.name, _type(p), _default(p), _meaning(p)] for p in params],
@@ -181,6 +210,23 @@ def show(
     )
     if networks:
         backbones.print_tables(networks)
+
+
+def _checkpoint(entry: ModelEntry) -> str | None:
+    if not entry.requires_checkpoint or not entry.offered:
+        return None
+    trained = ", or [model.trainer] to train it" if entry.trainable else ""
+    return f"needed: --checkpoint-path FILE{trained}"
+
+
+def _training(entry: ModelEntry) -> str | None:
+    """What [model.trainer] takes for the model, or why uadctl does not train it; None for uadctl's own detectors."""
+    if not entry.offered or not entry.trainable:
+        return entry.untrained if entry.offered else None
+    needed, keys, batch = trainer_keys(entry.name)
+    takes = f"[model.trainer] takes {', '.join(keys)}"
+    fixed = "" if batch is None else f"; batch_size is {batch}"
+    return f"{takes}; one of {' and '.join(needed)} is needed{fixed}" if needed else f"{takes}, all optional{fixed}"
 
 
 def only_choices(param: ParamInfo) -> bool:
@@ -218,7 +264,8 @@ def _extra(entry: ModelEntry, packages: dict[str, bool]) -> str:
     absent = [package for package, there in packages.items() if not there]
     if not absent:
         return f"{entry.extra}, installed"
-    return f"{entry.extra}; {', '.join(absent)} not installed: pip install 'uadctl[{entry.extra}]'"
+    without = "; not needed for checkpoints of PatchCore and PaDiM" if reads_without_packages(entry) else ""
+    return f"{entry.extra}; {', '.join(absent)} not installed: pip install 'uadctl[{entry.extra}]'{without}"
 
 
 def _parameter(param: ParamInfo) -> dict[str, Any]:

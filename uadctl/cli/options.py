@@ -64,6 +64,13 @@ CheckpointPath = Annotated[
         help="Trained model for those that need one, e.g. --checkpoint-path model.ckpt",
     ),
 ]
+TrustCheckpoint = Annotated[
+    bool,
+    typer.Option(
+        "--trust-checkpoint",
+        help="Load that file though it can run code, as a .pt does: only if you trust who made it.",
+    ),
+]
 Pretrained = Annotated[
     bool | None,
     typer.Option("--pretrained/--no-pretrained", help="Pretrained weights, or random ones.", show_default=False),

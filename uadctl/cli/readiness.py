@@ -12,6 +12,7 @@ from uadctl.spec.optional import optional_import
 from uadctl.spec.plugins import find_plugins
 from uadctl.spec.registry import MODELS, BackboneEntry, ModelEntry
 from uadctl.spec.signature import CHECKPOINT, ParamInfo, create_model, list_params
+from uadctl.spec.wrapped import anomalib_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +34,21 @@ class Readiness:
 
 
 def readiness(entry: ModelEntry) -> Readiness:
-    """What a model with its default parameters needs on this machine before it can be run."""
+    """What a model with its default parameters needs on this machine before it can be run.
+
+    One that uadctl trains needs no checkpoint, where the packages for that are there.
+    """
+    if not entry.offered:
+        return Readiness(None, (f"not offered: {entry.reason}",))
     missing = [_missing(package, entry.extra) for package in entry.packages]
-    if needs := [text for text in missing if text]:
-        return Readiness(None, tuple(dict.fromkeys(needs)))
-    if entry.requires_checkpoint:
-        return Readiness(None, (f"a checkpoint: --checkpoint-path FILE, or [model.params] {CHECKPOINT}",))
+    needs = tuple(dict.fromkeys(text for text in missing if text))
+    if entry.requires_checkpoint and (not needs or reads_without_packages(entry)):
+        if entry.trainable and not needs:
+            return Readiness(None, ())
+        training = f"; to train it: {', '.join(needs)}" if entry.trainable else ""
+        return Readiness(None, (f"a checkpoint: --checkpoint-path FILE, or [model.params] {CHECKPOINT}{training}",))
+    if needs:
+        return Readiness(None, needs)
     try:
         if required := [param.name for param in list_params(entry.name) if param.required]:
             return Readiness(None, (f"[model.params] {', '.join(required)}",))
@@ -49,6 +59,14 @@ def readiness(entry: ModelEntry) -> Readiness:
         return Readiness(None, (error.message,))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in's code; the others are to be listed
         return Readiness(None, (f"it cannot be built: {type(error).__name__}: {error}",))
+
+
+def reads_without_packages(entry: ModelEntry) -> bool:
+    """Whether a checkpoint is all that it takes: uadctl reads those of some of anomalib's models itself."""
+    if entry.backend != "anomalib":
+        return False
+    native = {model.name for model in anomalib_models() if model.native}
+    return entry.anomalib_model is None or entry.anomalib_model in native
 
 
 def network_of(detector: object) -> BackboneEntry | None:

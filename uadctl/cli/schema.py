@@ -21,6 +21,8 @@ FILES: Final = {
     "gate": "gate.schema.json",
     "thresholds": "thresholds.schema.json",
     "timing": "timing.schema.json",
+    "parity": "parity.schema.json",
+    "anomalib": "anomalib.schema.json",
     "score": "score-line.schema.json",
 }
 
@@ -35,7 +37,7 @@ def schema(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="spec (the default), run, metrics, gate, thresholds, timing or score.",
+            help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib or score.",
             show_default=False,
             autocompletion=complete_schema,
         ),

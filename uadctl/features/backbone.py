@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from uadctl.features.cache import FeatureCache
+    from uadctl.features.torch_runtime import TorchModule, TorchNetwork
     from uadctl.records import Size
     from uadctl.spec.registry import BackboneEntry
 
@@ -302,6 +303,24 @@ class Backbone:
             self._cache.put(key, features)
         return features
 
+    def of_normalised(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps of `layers`, as of a call, for images that another program's way has resized and normalised.
+
+        images: (B, 3, H, W) float32, on `device`. Nothing is looked up in the cache. Raises ValueError for other
+        images, SpecError for a runtime that takes bytes only.
+        """
+        import torch
+
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32 or not images.numel():
+            raise ValueError(
+                "images must be a non-empty (B, 3, H, W) float32 tensor, found shape "
+                f"{tuple(images.shape)}, {images.dtype}"
+            )
+        if self.runtime != "torch":
+            raise SpecError(f'runtime "{self.runtime}" takes no normalised images', help="Expected: torch.")
+        height, width = images.shape[2:]
+        return self._in_groups(images, height * width, self._network.of_normalised)
+
     def best_batch_size(self, size: Size) -> int:
         """The number of images at once that this device computes fastest, measured now: 1, 2, 4 … 64.
 
@@ -347,16 +366,20 @@ class Backbone:
     # -- computing
 
     def _compute(self, images: NDArray[np.uint8]) -> list[torch.Tensor]:
+        images = np.require(images, requirements=("C", "W"))  # torch warns of arrays that it may not write to
+        return self._in_groups(images, images.shape[1] * images.shape[2], self._run)
+
+    def _in_groups(self, images: Any, pixels: int, run: Callable[[Any], list[torch.Tensor]]) -> list[torch.Tensor]:
+        """What `run` gives for images of so many pixels each, on a processor as many at once as fit its cache."""
         import torch
 
-        images = np.require(images, requirements=("C", "W"))  # torch warns of arrays that it may not write to
-        together = max(1, _TOGETHER // (images.shape[1] * images.shape[2])) if self.device == "cpu" else len(images)
+        together = max(1, _TOGETHER // pixels) if self.device == "cpu" else len(images)
         with torch.inference_mode():
             if len(images) <= together:
-                return self._run(images)
+                return run(images)
             out: list[torch.Tensor] = []
             for start in range(0, len(images), together):
-                part = self._run(images[start : start + together])
+                part = run(images[start : start + together])
                 if not out:
                     out = [
                         torch.empty((len(images), *m.shape[1:]), device=m.device, memory_format=torch.channels_last)
@@ -368,39 +391,42 @@ class Backbone:
 
     @functools.cached_property
     def _run(self) -> Callable[[NDArray[np.uint8]], list[torch.Tensor]]:
-        """The network, built at the first batch: a backbone whose features all come from the cache needs none."""
+        """What computes a group of images, made at the first batch: with all features in the cache, nothing does."""
         import torch
 
-        mean, std = self.entry.mean, self.entry.std
-        if self.device.startswith("cuda"):
-            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
-            torch.backends.cudnn.allow_tf32 = False
-        if isinstance(self._architecture, Trunk):
-            from uadctl.features.torch_runtime import TorchModule
-
-            module = TorchModule(
-                self._architecture, self._state, mean=mean, std=std, device=self.device, precision=self.precision
-            )
-            return lambda images: module(self._to_device(torch.from_numpy(images)))
-        if self.runtime == "openvino":
+        if self.runtime == "openvino" and not isinstance(self._architecture, Trunk):
             from uadctl.features.openvino_runtime import OpenVINONetwork
 
             openvino = OpenVINONetwork(
                 self._architecture,
                 self._state,
-                mean=mean,
-                std=std,
+                mean=self.entry.mean,
+                std=self.entry.std,
                 precision=self.precision,
                 threads=torch.get_num_threads(),
             )
             return lambda images: [torch.from_numpy(m).permute(0, 3, 1, 2) for m in openvino(images)]
-
-        from uadctl.features.torch_runtime import TorchNetwork
-
-        network = TorchNetwork(
-            self._architecture, self._state, mean=mean, std=std, device=self.device, precision=self.precision
-        )
+        network = self._network
         return lambda images: network(self._to_device(torch.from_numpy(images)))
+
+    @functools.cached_property
+    def _network(self) -> TorchModule | TorchNetwork:
+        """The network as torch computes it."""
+        import torch
+
+        from uadctl.features.torch_runtime import TorchModule, TorchNetwork
+
+        if self.device.startswith("cuda"):
+            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
+        mean, std, precision = self.entry.mean, self.entry.std, self.precision
+        if isinstance(self._architecture, Trunk):
+            return TorchModule(
+                self._architecture, self._state, mean=mean, std=std, device=self.device, precision=precision
+            )
+        return TorchNetwork(
+            self._architecture, self._state, mean=mean, std=std, device=self.device, precision=precision
+        )
 
     def _to_device(self, images: Any) -> Any:
         if self.device.startswith("cuda"):

@@ -80,10 +80,14 @@ class TorchNetwork:
 
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
         """images: (B, H, W, 3) uint8, on `device`. One (B, C, h, w) float32 channels_last tensor an output."""
+        return self.of_normalised(self._normalised(images))
+
+    def of_normalised(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The same of (B, 3, H, W) float32 images, on `device`, from which a mean was taken already."""
         import torch
         from torch.nn import functional
 
-        x = self._normalised(images)
+        x = x.contiguous(memory_format=torch.channels_last)
         out = []
         for step in self._steps:
             if isinstance(step, Block):
@@ -256,8 +260,11 @@ class TorchModule:
 
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
         """(B, H, W, 3) uint8 on the device -> (B, channels, h, w) float32 features, channels_last, a layer each."""
+        return self.of_normalised((images.permute(0, 3, 1, 2).float() - self._mean) / self._std)
+
+    def of_normalised(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The same of (B, 3, H, W) float32 images, on the device, from which a mean was taken already."""
         import torch
 
-        x = (images.permute(0, 3, 1, 2).float() - self._mean) / self._std
         maps = self._module(x.to(self._dtype))
         return [m.float().contiguous(memory_format=torch.channels_last) for m in maps]

@@ -150,6 +150,31 @@ class Gaussians:
         return out
 
 
+class InverseGaussians:
+    """A mean at each place, and the inverse of the covariance there, as other programs keep them.
+
+    An inverse that was rounded to float32 need not be symmetric, nor positive: a factor of it need not exist. So the
+    square of the distance is the quadratic form itself, and 0 where rounding made it negative.
+
+    mean: (places, dim) float32. inverse: (places, dim, dim) float32; only read, it may be a file's.
+    """
+
+    def __init__(self, mean: torch.Tensor, inverse: torch.Tensor) -> None:
+        self.mean = mean
+        self.inverse = inverse
+
+    def distances(self, batch: torch.Tensor) -> torch.Tensor:
+        """(b, places) float32 Mahalanobis distance of (b, places, dim) float32 features, each at its own place."""
+        import torch
+
+        b, (places, dim) = len(batch), self.mean.shape
+        out = torch.empty((b, places), device=batch.device)
+        for block in _blocks(places, numbers=3 * b * dim):
+            away = (batch[:, block] - self.mean[block]).transpose(0, 1)
+            out[:, block] = ((away @ self.inverse[block]) * away).sum(dim=2).clamp(min=0).sqrt().T
+        return out
+
+
 def left_out_distances(features: torch.Tensor, *, eps: float) -> torch.Tensor:
     """The distance of each image to the Gaussians of the others, as if they had been fitted anew without it.
 

@@ -278,8 +278,17 @@ class AnomalyDINO(base.FromPredictions):
         return self._network.stride if self._network else 1
 
     @property
-    def own_size(self) -> int | None:
-        """The shorter side that images are brought to here, whatever size they come in; None where they are not."""
+    def own_resizing(self) -> str | None:
+        """That the shorter side of images is brought to `image_size`, whatever it was; None where it is not."""
+        if self._own_size is None:
+            return None
+        return (
+            f"brings the shorter side of images to {self._own_size} pixels (beyond 4:1 the area stays that of a 4:1 "
+            'image); model.params.image_size = "given" applies it'
+        )
+
+    @property
+    def _own_size(self) -> int | None:
         return None if self._network is None or self.image_size == "given" else self.image_size
 
     @property
@@ -638,7 +647,7 @@ class AnomalyDINO(base.FromPredictions):
         network = {"embedder": type(self._embedder).__name__} if self._network is None else self._network.facts()
         return {
             **network,
-            "image_size": self.own_size,
+            "image_size": self._own_size,
             "masking": self.masking_,
             "rotation": self.rotation_,
             "references": None if self._bank is None else len(self._bank.counts),

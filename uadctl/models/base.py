@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from uadctl.progress import Progress
     from uadctl.spec.registry import BackboneEntry
 
+# Scores below this share of a usual one are next to nothing.
+_MEMORISED = 0.01
+
 # A path, or an (H, W, 3) RGB uint8 array.
 Image: TypeAlias = "str | Path | NDArray[np.uint8]"
 
@@ -40,8 +43,8 @@ class Detector(Protocol):
         ...
 
     @property
-    def own_size(self) -> int | None:
-        """The shorter side in pixels that the detector brings images to by itself, or None.
+    def own_resizing(self) -> str | None:
+        """To what size the detector brings images by itself, as the end of a sentence about it; None if it does not.
 
         Where `[preprocess]` is left at its default, such a detector gets images as they are in the file.
         """
@@ -115,6 +118,37 @@ class NamesWeights(Protocol):
         ...
 
 
+@runtime_checkable
+class TrainedElsewhere(Protocol):
+    """A detector that another library trains, now in `fit` or before, in a checkpoint.
+
+    No part of `Detector`. Verbs ask for it with isinstance.
+    """
+
+    @property
+    def scores_are_cut(self) -> bool:
+        """Whether small scores are all made equal, so that nothing can be told from them."""
+        ...
+
+    @property
+    def comes_trained(self) -> bool:
+        """Whether it has learned before: then good images are for its threshold only, and `load` is called, not `fit`.
+
+        Otherwise `fit` takes two further arguments. validation: good images that training must not learn from, and that
+        the other library may watch its progress on. warn: is told, a sentence each, what the record of a run should
+        keep of the training.
+        """
+        ...
+
+    def load(self) -> Self:
+        """Read the checkpoint. Raises DataError, WeightsError, BackendMissing."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Write what the other library would want to have back, such as its own checkpoint, into a run's folder."""
+        ...
+
+
 class FromPredictions:
     """What callers ask of a detector, derived from its `predict_batch`: never a second forward pass.
 
@@ -134,7 +168,7 @@ class FromPredictions:
         return float(np.quantile(scores, 1 - self.contamination)) if len(scores) else None
 
     @property
-    def own_size(self) -> int | None:
+    def own_resizing(self) -> str | None:
         """None: images come in the size that `[preprocess]` gives them."""
         return None
 
@@ -170,18 +204,11 @@ class FromPredictions:
 
     def predict_anomaly_map(self, images: Iterable[Image]) -> NDArray[np.float32]:
         """(n, H, W) float32 maps of images of one size; ValueError if sizes differ, or where there are no maps."""
-        import numpy as np
-
         maps = [p.map for p in self._predictions(images)]
         stack = [m for m in maps if m is not None]
         if len(stack) != len(maps):
             raise ValueError(f"{type(self).__name__} makes no anomaly maps")
-        shapes = sorted({m.shape for m in stack})
-        if len(shapes) > 1:
-            raise ValueError(
-                f"images of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]}) cannot be stacked into one array"
-            )
-        return np.stack(stack) if stack else np.empty((0, 0, 0), np.float32)
+        return stacked(stack)
 
     def get_anomaly_map(self, image: Image) -> NDArray[np.float32]:
         """(H, W) float32 map of one image, in its own size. ValueError where there are no maps."""
@@ -254,6 +281,41 @@ class ThroughNetwork(FromPredictions):
     def weights_entry(self) -> BackboneEntry | None:
         """The network; None where a caller's embedder is used. BackendMissing without the library that would tell."""
         return self.network.entry
+
+
+def known_by_heart(scores: Sequence[float] | NDArray[np.floating[Any]], normal: Sequence[float]) -> list[int]:
+    """Which of these scores, by their numbers, are those of images that the model has memorised: next to nothing.
+
+    An image that a model has memorised is at a distance of nothing but rounding from it. Good images that it has not
+    seen differ by a factor of two or three, never of a hundred. normal: scores of good images, whose middle one is what
+    the others are held against.
+    """
+    import numpy as np
+
+    if not len(normal):
+        return []
+    limit = _MEMORISED * abs(sorted(normal)[len(normal) // 2])
+    return [int(i) for i in np.flatnonzero(np.abs(np.asarray(scores, dtype=np.float64)) <= limit)]
+
+
+def memorised_words(number: int, of: int) -> str:
+    """What to say of so many images `known_by_heart` among those for the threshold."""
+    return (
+        f"{number} of {of} images for the threshold have scores near 0: the model has probably learned them, and the "
+        "threshold is then too low"
+    )
+
+
+def stacked(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Maps of one size as (n, H, W). ValueError if sizes differ."""
+    import numpy as np
+
+    shapes = sorted({m.shape for m in maps})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"images of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]}) cannot be stacked into one array"
+        )
+    return np.stack(maps) if maps else np.empty((0, 0, 0), np.float32)
 
 
 def batches(images: Iterable[Image], size: int) -> Iterator[list[NDArray[np.uint8]]]:

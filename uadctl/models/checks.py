@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from uadctl.errors import DataError, UadctlError
-from uadctl.models.base import Detector
+from uadctl.models.base import Detector, TrainedElsewhere
 from uadctl.records import Prediction, Size
 from uadctl.spec import create_model, get_model_signature_info, model_info
+from uadctl.spec.signature import rebuild_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,6 +127,12 @@ class Candidate:
     size: Size = _SIZE
     train: int = 8
     tolerance: float = 1e-5
+
+    @functools.cached_property
+    def comes_trained(self) -> bool:
+        """Whether it has learned before, in a checkpoint: then it is not asked for the checks of `OF_LEARNING`."""
+        detector = self.make()
+        return isinstance(detector, TrainedElsewhere) and detector.comes_trained
 
     @functools.cached_property
     def good(self) -> list[Picture]:
@@ -685,6 +692,12 @@ CHECKS: dict[str, Check] = {
 }
 """Every check by its name, in the order in which they run. Each takes a `Candidate` and raises CheckFailed."""
 
+OF_LEARNING = dict.fromkeys(
+    ("refuses_before_fit", "refuses_no_images", "instances_share_nothing"),
+    "it comes trained, and knows good images before any fit",
+)
+"""Those that a detector which comes trained is not asked for, each with the reason."""
+
 
 def check_detector(
     make: Make,
@@ -700,7 +713,8 @@ def check_detector(
     """Examine a detector with every check of `CHECKS`; takes seconds.
 
     The arguments are those of `Candidate`. exempt: check -> why this detector is not asked for it; for what cannot be
-    had, such as good scores from random weights.
+    had, such as good scores from random weights. A detector that comes trained (`TrainedElsewhere`) is exempt from
+    those of `OF_LEARNING`.
 
     Raises CheckFailed with a line for each check that failed, ValueError for exemptions that name no check or no
     reason, and for less than 4 training images.
@@ -722,7 +736,7 @@ def check_detector(
             train=train,
             tolerance=tolerance,
         )
-        _run(candidate, exempt)
+        _run(candidate, {**exempt, **OF_LEARNING} if candidate.comes_trained else exempt)
 
 
 def check_model(
@@ -765,14 +779,11 @@ def model_candidate(
     # "network": the weights would have to be downloaded.
     if "pretrained" in accepted and "pretrained" not in given and _build(name, given).weights_state() == "network":
         given["pretrained"] = False
-    saved = {key: value for key, value in given.items() if key != "weights"}
-    if "pretrained" in accepted:
-        saved["pretrained"] = False
     crowd = next((key for key in _NEIGHBORS if key in accepted), None)
     return Candidate(
         functools.partial(_build, name, given),
         folder,
-        restoring=functools.partial(_build, name, saved),
+        restoring=functools.partial(rebuild_model, name, given, device=str(given.get("device", "auto"))),
         crowded=None if crowd is None else functools.partial(_build, name, {**given, crowd: _MANY}),
         pixel_map=entry.pixel_map,
         size=Size(*size),

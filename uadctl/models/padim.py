@@ -276,21 +276,12 @@ class PaDiM(base.ThroughNetwork):
         return features.cpu() if features.device.type == "mps" else features
 
     def _on_one_grid(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(b, h, w, d) the chosen channels, those of coarser layers repeated on the finest grid (section III-A)."""
+        """(b, h, w, d) the chosen channels on the finest grid."""
         import torch
-        from torch.nn import functional
 
         if self.channels_ is None:
             self.channels_ = choose_channels(sum(m.shape[1] for m in maps), self.n_features, seed=self.seed)
-        chosen = torch.from_numpy(self.channels_)
-        grid = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0] * shape[1])
-        parts, first = [], 0
-        for m in maps:
-            own = chosen[(chosen >= first) & (chosen < first + m.shape[1])] - first
-            first += m.shape[1]
-            if len(own):  # each layer is cut before it is enlarged
-                parts.append(functional.interpolate(m[:, own.to(m.device)], size=grid, mode="nearest"))
-        return torch.cat(parts, dim=1).permute(0, 2, 3, 1).contiguous()
+        return on_one_grid(maps, torch.from_numpy(self.channels_))
 
     # -- keeping
 
@@ -349,3 +340,21 @@ def choose_channels(total: int, wanted: int, *, seed: int) -> NDArray[np.int64]:
     import numpy as np
 
     return np.sort(np.random.default_rng(seed).permutation(total)[:wanted]).astype(np.int64)
+
+
+def on_one_grid(maps: Sequence[torch.Tensor], channels: torch.Tensor) -> torch.Tensor:
+    """(b, h, w, d) the chosen channels, those of coarser layers repeated on the finest grid (section III-A).
+
+    maps: a layer each, (b, channels, h, w). channels: (d,) int64, ascending, numbers into all layers' channels.
+    """
+    import torch
+    from torch.nn import functional
+
+    grid = max((m.shape[-2:] for m in maps), key=lambda shape: shape[0] * shape[1])
+    parts, first = [], 0
+    for m in maps:
+        own = channels[(channels >= first) & (channels < first + m.shape[1])] - first
+        first += m.shape[1]
+        if len(own):  # each layer is cut before it is enlarged
+            parts.append(functional.interpolate(m[:, own.to(m.device)], size=grid, mode="nearest"))
+    return torch.cat(parts, dim=1).permute(0, 2, 3, 1).contiguous()

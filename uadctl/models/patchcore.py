@@ -285,30 +285,16 @@ class PatchCore(base.ThroughNetwork):
         sizes: of the maps. exclude: rows of the bank that do not count.
         """
         import numpy as np
-        import torch
 
         if self.memory_bank_ is None or self._index is None:
             raise RuntimeError("PatchCore is not fitted; call fit(images) first")
-        bank = self.memory_bank_
-        distance, neighbor = self._index.kneighbors(torch.cat([patches for patches, _ in embedded]), 1, exclude=exclude)
-        if not bool(torch.isfinite(distance).all()):
+        fields, scores = compare(
+            embedded, self.memory_bank_, self._index, n_neighbors=self.n_neighbors, exclude=exclude
+        )
+        if not all(bool(field.isfinite().all()) for field in fields):
             raise self.network.no_numbers()
-        counts = [len(patches) for patches, _ in embedded]
-        fields = [part.reshape(grid) for part, (_, grid) in zip(distance[:, 0].split(counts), embedded, strict=True)]
-        worst = torch.tensor([int(field.argmax()) for field in fields])
-        where = worst + torch.tensor([0, *counts[:-1]]).cumsum(dim=0)
-        scores = distance[where.to(distance.device), 0].cpu().double()
-        if self.n_neighbors > 1:
-            # Equation 7: among the b features around the nearest one, the usual nearest one gets nearly all of the
-            # softmax if it alone is close to the patch, and 1/b of it in a dense place.
-            nearest = bank[neighbor[where.to(neighbor.device), 0].to(bank.device)]
-            _, around = self._index.kneighbors(nearest, self.n_neighbors, exclude=exclude)
-            if around.shape[1] > 1:  # a bank of one feature has no neighbourhood
-                patch = torch.stack([patches[i] for (patches, _), i in zip(embedded, worst.tolist(), strict=True)])
-                away = (bank[around.to(bank.device)] - patch[:, None, :]).cpu().double()
-                scores *= 1 - torch.softmax(torch.linalg.vector_norm(away, dim=2), dim=1)[:, 0]
         predictions = []
-        for field, score, size in zip(fields, scores.tolist(), sizes, strict=True):
+        for field, score, size in zip(fields, scores, sizes, strict=True):
             large = enlarge(field.cpu().numpy(), size, sigma=self.sigma)
             predictions.append(Prediction(float(np.float32(score)), large))
         return predictions
@@ -322,24 +308,11 @@ class PatchCore(base.ThroughNetwork):
         out: dict[int, tuple[torch.Tensor, Size]] = {}
         for members, maps in self.network.maps(images):
             with torch.inference_mode():
-                patches = self._aggregate(maps)
+                patches = aggregate(maps, neighborhood=self.neighborhood)
             grid = Size(*patches.shape[1:3])
             for row, i in enumerate(members):
                 out[i] = (patches[row].reshape(-1, patches.shape[3]), grid)
         return [out[i] for i in range(len(images))]
-
-    def _aggregate(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(B, h, w, d) patch features on the finest grid (section 3.1)."""
-        import torch
-        from torch.nn import functional
-
-        k = self.neighborhood
-        pooled = [functional.avg_pool2d(m, k, stride=1, padding=k // 2) for m in maps]
-        finest = pooled[0].shape[-2:]
-        aligned = [pooled[0]] + [
-            functional.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in pooled[1:]
-        ]
-        return torch.cat(aligned, dim=1).permute(0, 2, 3, 1).contiguous()
 
     # -- keeping
 
@@ -361,3 +334,54 @@ class PatchCore(base.ThroughNetwork):
         """Backbone, its weights' origin and checksum, how it is computed, size of the bank."""
         bank = self.memory_bank_
         return {**self.network.facts(), "memory_bank": None if bank is None else list(bank.shape)}
+
+
+def aggregate(maps: Sequence[torch.Tensor], *, neighborhood: int) -> torch.Tensor:
+    """(B, h, w, d) patch features on the finest grid (section 3.1).
+
+    maps: a layer each, (B, channels, h, w), finest first. neighborhood: as PatchCore's.
+    """
+    import torch
+    from torch.nn import functional
+
+    k = neighborhood
+    pooled = [functional.avg_pool2d(m, k, stride=1, padding=k // 2) for m in maps]
+    finest = pooled[0].shape[-2:]
+    aligned = [pooled[0]] + [
+        functional.interpolate(m, size=finest, mode="bilinear", align_corners=False) for m in pooled[1:]
+    ]
+    return torch.cat(aligned, dim=1).permute(0, 2, 3, 1).contiguous()
+
+
+def compare(
+    embedded: Sequence[tuple[torch.Tensor, Size]],
+    bank: torch.Tensor,
+    index: KNNIndex,
+    *,
+    n_neighbors: int,
+    exclude: slice | None = None,
+) -> tuple[list[torch.Tensor], list[float]]:
+    """The distances of images' patches to a memory bank, on the images' grids, and the images' scores (section 3.3).
+
+    embedded: of each image its (grid.height * grid.width, d) patch features, row-major, and the grid.
+    bank: (n, d), which `index` searches. n_neighbors: b of equation 7; 1: no weight.
+    exclude: rows of the bank that do not count.
+    """
+    import torch
+
+    distance, neighbor = index.kneighbors(torch.cat([patches for patches, _ in embedded]), 1, exclude=exclude)
+    counts = [len(patches) for patches, _ in embedded]
+    fields = [part.reshape(grid) for part, (_, grid) in zip(distance[:, 0].split(counts), embedded, strict=True)]
+    worst = torch.tensor([int(field.argmax()) for field in fields])
+    where = worst + torch.tensor([0, *counts[:-1]]).cumsum(dim=0)
+    scores = distance[where.to(distance.device), 0].cpu().double()
+    if n_neighbors > 1:
+        # Equation 7: among the b features around the nearest one, the usual nearest one gets nearly all of the
+        # softmax if it alone is close to the patch, and 1/b of it in a dense place.
+        nearest = bank[neighbor[where.to(neighbor.device), 0].to(bank.device)]
+        _, around = index.kneighbors(nearest, n_neighbors, exclude=exclude)
+        if around.shape[1] > 1:  # a bank of one feature has no neighbourhood
+            patch = torch.stack([patches[i] for (patches, _), i in zip(embedded, worst.tolist(), strict=True)])
+            away = (bank[around.to(bank.device)] - patch[:, None, :]).cpu().double()
+            scores *= 1 - torch.softmax(torch.linalg.vector_norm(away, dim=2), dim=1)[:, 0]
+    return fields, scores.tolist()

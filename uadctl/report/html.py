@@ -386,6 +386,7 @@ def _origin(limit: Limit) -> str:
         "validation": f"{images} of the data set's validation split",
         "leave-one-out": f"{images} of the training split, each scored as if the model had not seen it",
         "holdout": f"{images} of the training split, held out from the model",
+        "training": f"{images} of the training split, which the checkpoint may have learned; if so, it is too low",
         "given": f"{images} given to uadctl calibrate",
     }.get(limit.source or "", f"{images} (source: {limit.source})")
     if limit.method == "quantile" and limit.alpha is not None:

@@ -132,7 +132,7 @@ class Counts(Struct, kw_only=True):
     images: test images with a label and a score.
     normal_images, defect_images: of these.
     alarms: of these, those at or above the threshold; absent without a threshold.
-    train_images: learned from.
+    train_images: learned from; 0 for a checkpoint, which has learned before.
     broken_images: of train and test, left out with on_error = "skip".
     pixel_images: with a mask; this and the next absent without pixel metrics.
     pixels, defect_pixels: of these images, without those left out.
@@ -304,8 +304,8 @@ class Timing(Struct, kw_only=True):
     """What a unit cost. The keys from score_seconds on are absent where only `fit` was done.
 
     fit_seconds: decoding, features, coreset and calibration.
-    train_images: learned from.
-    model_bytes: of the folder model/.
+    train_images: learned from; 0 for a checkpoint, which has learned before.
+    model_bytes: of the fitted model in the folder model/; another library's own checkpoint beside it is not counted.
     score_seconds: all of scoring, with maps and overlays written.
     test_images: scored.
     images_per_second: test_images in score_seconds; null without test images, as the next two.
@@ -356,12 +356,148 @@ class TimingDocument(Document, kw_only=True):
     peak_memory_bytes: Count | None
 
 
+class Differing(Struct, kw_only=True):
+    """An image by its scores of both of anomalib's ways.
+
+    path: of the image below its category.
+    """
+
+    path: str
+    training: float
+    exported: float
+
+
+class ParityCounts(Struct, kw_only=True):
+    """What a comparison of both ways rests on.
+
+    images: test images that went both ways.
+    broken_images: left out, since they cannot be read.
+    maps: of these images, those with a map.
+    """
+
+    images: Count
+    broken_images: Count
+    maps: Count
+
+
+class Parity(Struct, kw_only=True):
+    """The same model, its test images once on anomalib's training way and once on its exported way.
+
+    inference: the way that metrics.json was measured on.
+    threshold: of the unit, for the images flipped; null where it has none.
+    anomalib_threshold: of raw scores, where anomalib's own labels change; null where it has none, or all the same.
+    metrics: by name; null where undefined. A difference is exported minus training, that of scores and maps its size.
+        Maps are compared at the model's resolution, pixel AUROC is measured at the file's. A share is of score_iqr, the
+        interquartile range of the training way's scores. flipped: images anomalous on one way only.
+    reasons: why, for exactly the names that are null.
+    pixel_mode: how pixel AUROC was computed; null where it was not.
+    bounds: the exact value of a metric lies within its bound; empty in exact mode.
+    most_different: the images whose scores differ most, up to five.
+    """
+
+    inference: Literal["training", "exported"]
+    threshold: float | None
+    anomalib_threshold: float | None
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+    counts: ParityCounts
+    pixel_mode: Literal["exact", "streaming"] | None
+    bounds: dict[str, float]
+    most_different: list[Differing]
+
+
+class ParityDocument(Document, kw_only=True):
+    """parity.json of a unit: how far anomalib's two ways for an image lie apart.
+
+    result: null where the model has not both ways.
+    reason: why the result is null; null if it is not.
+    """
+
+    result: Parity | None
+    reason: str | None
+
+
+class Reported(Struct, kw_only=True):
+    """anomalib's four default metrics.
+
+    metrics: image_AUROC, image_F1Score, pixel_AUROC and pixel_F1Score; null where undefined.
+    reasons: why, for exactly the names that are null.
+    """
+
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+
+
+class ProtocolCounts(Struct, kw_only=True):
+    """What anomalib's numbers rest on.
+
+    images: test images with a label.
+    broken_images: left out, since they cannot be read.
+    images_cut: of these images, those whose normalised score is cut to 0 or 1.
+    images_at_threshold: whose normalised score is the threshold, but for rounding.
+    maps: with a mask.
+    maps_without_mask: left out of the pixel metrics.
+    pixels: of the maps, at the model's resolution.
+    pixels_cut, pixels_at_threshold: of these pixels, likewise.
+    """
+
+    images: Count
+    broken_images: Count
+    images_cut: Count
+    images_at_threshold: Count
+    maps: Count
+    maps_without_mask: Count
+    pixels: Count
+    pixels_cut: Count
+    pixels_at_threshold: Count
+
+
+class Protocol(Struct, kw_only=True):
+    """A model as anomalib's Engine would measure it, and as uadctl does.
+
+    anomalib: of normalised, cut scores and maps, at the model's resolution, by its own thresholds.
+    uadctl: of raw scores, at the file's resolution, by the unit's thresholds.
+    differences: uadctl minus anomalib; null where either is.
+    causes: by metric, in words: what there is that makes the two differ.
+    postprocessing: anomalib's thresholds, ranges of raw values and settings, as the checkpoint has them.
+    normalised_image_threshold, normalised_pixel_threshold: a normalised value above it is anomalous.
+    inference: the way that uadctl's numbers were measured on; anomalib's are always of the training way.
+    pixel_mode: how anomalib's pixel AUROC was computed; null where it was not.
+    bounds: the exact value of a metric lies within its bound; empty in exact mode.
+    """
+
+    anomalib: Reported
+    uadctl: Reported
+    differences: dict[str, float | None]
+    causes: dict[str, list[str]]
+    postprocessing: dict[str, Any]
+    normalised_image_threshold: float
+    normalised_pixel_threshold: float
+    inference: Literal["training", "exported"]
+    counts: ProtocolCounts
+    pixel_mode: Literal["exact", "streaming"] | None
+    bounds: dict[str, float]
+
+
+class ProtocolDocument(Document, kw_only=True):
+    """anomalib.json of a unit: what anomalib itself would report of its model, beside uadctl's numbers.
+
+    result: null where that cannot be said.
+    reason: why the result is null; null if it is not.
+    """
+
+    result: Protocol | None
+    reason: str | None
+
+
 DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "run": (RunDocument,),
     "metrics": (MetricsDocument, UnitMeasured, UnitFailed),
     "gate": (GateDocument,),
     "thresholds": (ThresholdsDocument,),
     "timing": (TimingDocument, UnitTiming),
+    "parity": (ParityDocument,),
+    "anomalib": (ProtocolDocument,),
 }
 """By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's."""
 

@@ -13,9 +13,10 @@ import numpy as np
 from uadctl.atomic import replacing, write_json
 from uadctl.errors import Problem, RunError, UadctlError
 from uadctl.imaging.geometry import Geometry
+from uadctl.models.base import TrainedElsewhere
 from uadctl.records import Size
 from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
-from uadctl.spec import build_model_kwargs, create_model
+from uadctl.spec.signature import rebuild_model
 from uadctl.thresholds import Threshold
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ def geometry_for(preprocess: PreprocessTable, *, stride: int) -> Geometry:
 
 
 def save(fitted: Fitted, unit: UnitFolder) -> int:
-    """Write model/ and thresholds.json of a unit. Returns the bytes of model/."""
+    """Write model/ and thresholds.json of a unit. Returns the bytes of what `load` reads from model/.
+
+    What another library would want to have back lies beside it.
+    """
     from safetensors.torch import save_file
 
     tensors, facts = fitted.detector.state()
@@ -128,7 +132,10 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
         },
     )
     unit.write("thresholds", fitted.calibration.document())
-    return sum(f.stat().st_size for f in unit.model.iterdir())
+    size = sum(f.stat().st_size for f in unit.model.iterdir())
+    if isinstance(fitted.detector, TrainedElsewhere):
+        fitted.detector.keep(unit.model)
+    return size
 
 
 def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
@@ -137,11 +144,7 @@ def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
     document = read_document(file)
     try:
         params = document["params"]
-        # Weights come with the model: whatever file the fit read them from need not exist here.
-        auto = {"device": device, "pretrained": False}
-        user = {k: v for k, v in params.items() if k not in (*auto, "weights")}
-        kwargs = build_model_kwargs(document["model"], user_kwargs=user, auto_kwargs=auto)
-        detector = create_model(document["model"], **kwargs)
+        detector = rebuild_model(document["model"], params, device=device)
         p = document["preprocess"]
         geometry = Geometry(
             size=p["size"],

@@ -4,7 +4,7 @@
       spec.toml  run.json  metrics.json  gate.json  timing.json
       units/<category>/<label>/<seed>/
         status  metrics.json  scores.csv  thresholds.json  timing.json  maps/  overlays/  model/
-        thresholds.1.json  thresholds.2.json  ...
+        thresholds.1.json  thresholds.2.json  ...  parity.json  anomalib.json
 
 Nothing inside depends on where the folder lies.
 """
@@ -32,6 +32,7 @@ from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
 
 Status = Literal["started", "done", "failed"]
 RunStatus = Literal["started", "done", "failed", "interrupted"]
+UnitDocument = Literal["metrics", "thresholds", "timing", "parity", "anomalib"]
 SCHEMA = 1
 
 # More units are not listed one by one where one is to be chosen.
@@ -91,10 +92,14 @@ class UnitFolder:
         writer.writerows([["" if value is None else value for value in row] for row in rows])
         write_bytes(self.path / "scores.csv", text.getvalue().encode("utf-8", "backslashreplace"))
 
-    def write(self, name: Literal["metrics", "thresholds", "timing"], value: dict[str, Any]) -> None:
+    def has(self, name: UnitDocument) -> bool:
+        """Whether the JSON document `name` was written."""
+        return (self.path / f"{name}.json").is_file()
+
+    def write(self, name: UnitDocument, value: dict[str, Any]) -> None:
         write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
 
-    def read(self, name: Literal["metrics", "thresholds", "timing"]) -> dict[str, Any]:
+    def read(self, name: UnitDocument) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
         return read_document(self.path / f"{name}.json")
 

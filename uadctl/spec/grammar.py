@@ -340,7 +340,43 @@ class PreprocessTable(Table, frozen=True, kw_only=True):
 
 
 def _known_model(name: str) -> Wrong | None:
-    return None if find_model(name) else Wrong("name", no_such_model(name))
+    entry = find_model(name)
+    if entry is None:
+        return Wrong("name", no_such_model(name))
+    return None if entry.offered else Wrong("name", f"is not offered: {entry.reason}", "See: uadctl models list")
+
+
+class TrainerTable(Table, frozen=True, kw_only=True):
+    """[model.trainer]: how the library that a model comes from trains it."""
+
+    max_epochs: Annotated[
+        PositiveInt | None,
+        Meta(
+            description="How often training goes over all images. This or max_steps is needed, except by models that "
+            "learn in one pass."
+        ),
+    ] = None
+    max_steps: Annotated[
+        PositiveInt | None,
+        Meta(description="Training ends after so many steps, whatever max_epochs says. Absent: no such limit."),
+    ] = None
+    batch_size: Annotated[
+        PositiveInt | None, Meta(description="Images a training step. Default: 32, or the number the model insists on.")
+    ] = None
+    workers: Annotated[
+        int, Meta(ge=0, description="Processes that prepare images; 0: the training process itself.")
+    ] = 0
+    patience: Annotated[
+        PositiveInt | None,
+        Meta(
+            description="Training stops when the mean loss of an epoch has not fallen for so many epochs. "
+            "Absent: it does not."
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """What is not absent, as a detector's constructor takes it."""
+        return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
 
 
 class ModelTable(Table, frozen=True, kw_only=True):
@@ -358,7 +394,8 @@ class ModelTable(Table, frozen=True, kw_only=True):
         ),
     ] = None
     trainer: Annotated[
-        dict[str, Any] | None, Meta(description="How the model is trained, for those that uadctl trains.")
+        TrainerTable | None,
+        Meta(description="How the model is trained, for those that take it in place of a checkpoint."),
     ] = None
 
     rules = (Rule(("name",), _known_model),)
@@ -383,7 +420,8 @@ class CalibrationTable(Table, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
         Meta(
             description="Share of the training images kept out of the model for the threshold. Absent: the data set's "
-            "validation images, else leave-one-out scores where the model has them."
+            "validation images, else leave-one-out scores where the model has them. No effect on a checkpoint, which "
+            "learns none."
         ),
     ] = None
     split: Annotated[

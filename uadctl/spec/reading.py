@@ -21,22 +21,27 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from uadctl.errors import Problem, SpecError
-from uadctl.spec.grammar import LimitsTable, MetricsTable, ModelTable, RunSpec, Table, name_from
+from uadctl.spec.grammar import LimitsTable, MetricsTable, ModelTable, RunSpec, Table, TrainerTable, name_from
 from uadctl.spec.lines import find_lines, split_assignment
 from uadctl.spec.registry import PROTOCOLS, ModelEntry, find_dataset, find_model
 from uadctl.spec.signature import (
     AUTO_PARAMS,
     CHECKPOINT,
+    TRAINER,
+    TRUST,
     check_checkpoint,
     check_params,
     default_of,
     fill_params,
+    fill_trainer,
     get_model_signature_info,
     merge_checkpoint_path,
     missing_params,
     parse_model_kwargs,
     range_problems,
     settable_params,
+    trainer_problems,
+    training_params,
 )
 from uadctl.spec.sweep import MOST_CELLS, combinations, count_combinations, count_variants, variants
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, printable, shown, take
@@ -59,6 +64,7 @@ class Overrides:
     checkpoint_path, pretrained: parameters of that name; pretrained reaches each model that takes it.
     seed:       takes the place of the spec's seed or seeds.
     run_dir:    parent of the run folders. Paths here are relative to the working directory.
+    trust_checkpoint: no part of the spec, only of the notes: said where no model takes a checkpoint.
     """
 
     set: tuple[str, ...] = ()
@@ -76,6 +82,7 @@ class Overrides:
     limit_train: int | None = None
     limit_test: int | None = None
     run_dir: str | None = None
+    trust_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +125,14 @@ def read_spec(
     if draft.problems or spec is None:
         ordered = [problem for _, problem in sorted(draft.problems, key=lambda p: p[0])]
         raise SpecError(list(dict.fromkeys(ordered)), source=draft.source)
+    if overrides.trust_checkpoint and not any(_takes_trust(model) for model in spec.models):
+        draft.notes.append("--trust-checkpoint has no effect: no model of the spec is given a checkpoint")
     return Reading(spec=spec, notes=tuple(draft.notes))
+
+
+def _takes_trust(model: ModelTable) -> bool:
+    accepted, _ = get_model_signature_info(model.name)
+    return TRUST in accepted and model.trainer is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,6 +568,8 @@ def _model_kwargs(draft: _Draft, text: str) -> None:
         kwargs = parse_model_kwargs(text)
     except SpecError as error:
         draft.problems.extend((_LAST, problem) for problem in error.problems)
+        # Nobody knows whether a checkpoint was among them, so that none is missed.
+        draft.put(("model", 0, "params", CHECKPOINT), BAD, _option("--model-kwargs", "--model-kwargs", ("model", 0)))
         return
     params: Key = ("model", 0, "params")
     for name, value in kwargs.items():
@@ -585,8 +601,11 @@ def _pretrained(draft: _Draft, pretrained: bool | None) -> None:
         entry = _entry(model.get("name"))
         if entry is None:
             continue
-        key: Key = ("model", i, "params", "pretrained")
-        if "pretrained" in settable_params(entry.name):
+        takes = settable_params(entry.name)
+        # anomalib's name for it, which a checkpoint is not asked for.
+        name = "pre_trained" if "pre_trained" in takes and "trainer" in model else "pretrained"
+        key: Key = ("model", i, "params", name)
+        if name in takes:
             draft.put(key, pretrained, _option("--pretrained", where, key))
         else:
             draft.notes.append(f"{where} has no effect on {entry.name}, which takes no parameter pretrained")
@@ -964,7 +983,9 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
             params[name] = BAD
     swept = {name: BAD if each is BAD else each[0] for name, each in grid.items()}
     checkpoint = {name: value for name, value in swept.items() if name == CHECKPOINT}
-    checkpoint_fault = _checkpoint_fault(draft, entry, params | checkpoint, values.get("trainer"), key)
+    checkpoint_fault = _checkpoint_fault(draft, entry, params | checkpoint, key)
+    trainer = values.get(TRAINER, BAD)
+    trainer_fault = checkpoint_fault or _trainer_fault(draft, entry, trainer, (*key, TRAINER))
     fitting, problems = check_params(entry.name, params)
     takes = settable_params(entry.name)
     for problem in problems:
@@ -980,7 +1001,7 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
     missing = [m for m in missing_params(entry.name, params | swept) if m not in AUTO_PARAMS]
     for name in missing:
         draft.about(inside, f"{name} is missing: {entry.name} has no default for it")
-    if checkpoint_fault or problems or missing or any(value is BAD for value in fitting.values()):
+    if trainer_fault or problems or missing or any(value is BAD for value in fitting.values()):
         return None
     if any(each is BAD for each in grid.values()) or _out_of_range(draft, entry, fitting, grid, key):
         return None
@@ -989,12 +1010,14 @@ def _read_model(draft: _Draft, values: dict[str, Any], key: Key, overrides: Over
             fitting[name] = _absolute(fitting[name], draft.origin((*inside, name)).base)
     if "label" not in values or "grid" not in values:
         return None
+    unused = training_params(entry.name) if trainer is None else frozenset[str]()
+    left_out = (unused - set(fitting)) | set(grid)
     return ModelTable(
         name=entry.name,
         label=values["label"],
-        params={name: value for name, value in fill_params(entry.name, fitting).items() if name not in grid},
+        params={name: value for name, value in fill_params(entry.name, fitting).items() if name not in left_out},
         grid=grid or None,
-        trainer=values.get("trainer"),
+        trainer=None if trainer is None else fill_trainer(entry.name, trainer),
     )
 
 
@@ -1087,21 +1110,36 @@ def _drops_null(draft: _Draft, entry: ModelEntry, inside: Key, name: str, value:
     return name in settable_params(entry.name)
 
 
-def _checkpoint_fault(draft: _Draft, entry: ModelEntry, params: Mapping[str, Any], trainer: object, key: Key) -> bool:
+def _checkpoint_fault(draft: _Draft, entry: ModelEntry, params: Mapping[str, Any], key: Key) -> bool:
     if params.get(CHECKPOINT) is BAD:
         return True
+    has_trainer = draft.find((*key, TRAINER)) is not BAD
     try:
-        check_checkpoint(entry.name, params, has_trainer=trainer is not None)
+        check_checkpoint(entry.name, params, has_trainer=has_trainer)
     except SpecError as error:
         for problem in error.problems:
-            if trainer is not None:
-                draft.about((*key, "trainer"), problem.message.removeprefix("[model.trainer] "), problem.help)
+            if has_trainer:
+                draft.about((*key, TRAINER), problem.message.removeprefix("[model.trainer] "), problem.help)
             elif CHECKPOINT in params:
                 draft.of_entry((*key, "params", CHECKPOINT), problem.message, problem.help)
             else:
                 draft.about(key, problem.message, problem.help)
         return True
     return False
+
+
+def _trainer_fault(draft: _Draft, entry: ModelEntry, trainer: object, key: Key) -> bool:
+    """Whether the model cannot be trained so. trainer: None without one, BAD where it was reported already."""
+    if not isinstance(trainer, TrainerTable):
+        return trainer is BAD
+    found = trainer_problems(entry.name, trainer)
+    misspelt = not set(draft.find(key)) <= set(TrainerTable.__struct_fields__)
+    for name, fact, help_ in found:
+        if name is not None:
+            draft.wrong((*key, name), fact, help_)
+        elif not misspelt:  # what is missing may stand there under a wrong name
+            draft.about(key, fact, help_)
+    return bool(found)
 
 
 def _notes(draft: _Draft, entry: ModelEntry, params: Mapping[str, Any], overrides: Overrides) -> None:

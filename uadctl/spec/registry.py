@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from uadctl.errors import SpecError
 from uadctl.spec.values import nearest, shown
-from uadctl.spec.wrapped import WrappedDetector, pyod_detectors
+from uadctl.spec.wrapped import AnomalibModel, WrappedDetector, anomalib_models, pyod_detectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,9 @@ class ModelEntry:
     packages:      the import names which that extra brings.
     not_settable:  constructor parameters that are Python objects and cannot come from a spec.
     path_params:   constructor parameters that are paths; in a spec they are relative to its file.
+    reason:        why it is listed but not offered: no spec can name it, and there may be nothing at its target; None
+                   where it is offered.
+    untrained:     why uadctl does not train a model that takes a checkpoint; None where it does, or needs none.
     """
 
     name: str
@@ -57,14 +60,24 @@ class ModelEntry:
     packages: tuple[str, ...] = ()
     not_settable: tuple[str, ...] = ()
     path_params: tuple[str, ...] = ()
+    reason: str | None = None
+    untrained: str | None = None
+
+    @property
+    def offered(self) -> bool:
+        return self.reason is None
 
     @property
     def metadata(self) -> dict[str, object]:
-        """What programs ask about a model before using it. `anomalib_model` and `extra` are there only if set."""
+        """What programs ask about a model before using it.
+
+        `anomalib_model`, `extra` and the reasons are there only if set.
+        """
         facts: dict[str, object] = {
             "backend": self.backend,
             "requires_checkpoint": self.requires_checkpoint,
             "trainable": self.trainable,
+            "offered": self.offered,
             "pixel_map": self.pixel_map,
             "input": self.input,
         }
@@ -72,6 +85,10 @@ class ModelEntry:
             facts["anomalib_model"] = self.anomalib_model
         if self.extra is not None:
             facts["extra"] = self.extra
+        if self.reason is not None:
+            facts["reason"] = self.reason
+        if self.untrained is not None:
+            facts["untrained"] = self.untrained
         return facts
 
 
@@ -230,6 +247,30 @@ def _classical(detector: WrappedDetector) -> ModelEntry:
     )
 
 
+def _of_anomalib(model: AnomalibModel) -> ModelEntry:
+    """One of anomalib's models: its checkpoints, or trained by it."""
+    return ModelEntry(
+        name=f"vision_{model.name}_anomalib",
+        target=f"uadctl.models.anomalib:{model.class_name}",
+        summary=model.summary,
+        paper=model.paper,
+        aliases=model.aliases,
+        tags=("vision", "anomalib", model.name, *((model.kind,) if model.kind else ()))
+        + (("pixel_map",) if model.pixel_map else ()),
+        backend="anomalib",
+        requires_checkpoint=True,
+        trainable=model.trainable,
+        anomalib_model=model.name,
+        pixel_map=model.pixel_map,
+        extra="anomalib",
+        packages=("anomalib",),
+        path_params=("checkpoint_path", *(p.name for p in model.parameters if p.path and p.kept is None)),
+        not_settable=("trainer", "trust_checkpoint", "inferencer"),
+        reason=model.reason,
+        untrained=model.reason or model.untrained,
+    )
+
+
 MODELS: dict[str, ModelEntry] = _table(
     ModelEntry(
         name="vision_patchcore",
@@ -300,6 +341,21 @@ MODELS: dict[str, ModelEntry] = _table(
         not_settable=("embedder", "normal_text_features", "anomaly_text_features"),
     ),
     *(_classical(detector) for detector in pyod_detectors() if detector.offered),
+    ModelEntry(
+        name="vision_anomalib_checkpoint",
+        target="uadctl.models.anomalib:AnomalibCheckpoint",
+        summary="A model trained with anomalib, from any file that it writes.",
+        paper='Akcay et al., "Anomalib: A Deep Learning Library for Anomaly Detection", ICIP 2022',
+        tags=("vision", "anomalib", "pixel_map"),
+        backend="anomalib",
+        requires_checkpoint=True,
+        extra="anomalib",
+        packages=("anomalib",),
+        path_params=("checkpoint_path",),
+        not_settable=("trust_checkpoint", "inferencer"),
+        untrained="no model of anomalib is named; the models vision_NAME_anomalib are trained",
+    ),
+    *(_of_anomalib(model) for model in anomalib_models()),
 )
 
 _LOCO_PAPER = (
@@ -699,7 +755,10 @@ def _choices(table: Mapping[str, _Entry]) -> str:
 
 
 def no_such_model(name: str) -> str:
-    """What to say of a model name that is not there."""
+    """What to say, behind the name, of one that means no model that can be used."""
+    known = known_model(name)
+    if known is not None:
+        return f"is not offered: {known.reason}"
     return f"{_no_such('model', all_models(), name)} See: uadctl models list"
 
 
@@ -726,15 +785,31 @@ def no_such_network(name: str) -> str:
     return no_such_backbone(name) if is_backbone and _nearest_entry(MODELS, name) is None else no_such_model(name)
 
 
-def all_models() -> dict[str, ModelEntry]:
-    """Every model by its full name: uadctl's own, then those of installed plug-ins. Costs 50 ms the first time."""
+def _every_model() -> dict[str, ModelEntry]:
     from uadctl.spec.plugins import find_plugins
 
     return {**MODELS, **find_plugins().entries}
 
 
+def all_models() -> dict[str, ModelEntry]:
+    """Every model that can be used, by its full name: uadctl's own, then those of installed plug-ins.
+
+    Costs 50 ms the first time.
+    """
+    return {name: entry for name, entry in _every_model().items() if entry.offered}
+
+
 def find_model(name: str) -> ModelEntry | None:
-    """The model with this name or alias, or None. Plug-ins are asked only for a name that uadctl has not."""
+    """The model with this name or alias, or None, also where it is not offered.
+
+    Plug-ins are asked only for a name that uadctl has not.
+    """
+    entry = known_model(name)
+    return entry if entry is not None and entry.offered else None
+
+
+def known_model(name: str) -> ModelEntry | None:
+    """The model with this name or alias, or None; also one that is not offered."""
     from uadctl.spec.plugins import find_plugins
 
     return _find(MODELS, name) or _find(find_plugins().entries, name)
@@ -762,10 +837,10 @@ def _behind_a_door(prefix: str, name: str) -> BackboneEntry | None:
 
 
 def resolve_model(name: str) -> ModelEntry:
-    """The model with this name or alias. Raises SpecError with the nearest name."""
-    entry = find_model(name)
-    if entry is None:
-        raise SpecError(f"{shown(name)}: {no_such_model(name)}")
+    """The model with this name or alias. Raises SpecError with the nearest name, or why it is not offered."""
+    entry = model_info(name)
+    if not entry.offered:
+        raise SpecError(f"{entry.name} is not offered: {entry.reason}", help="See: uadctl models list")
     return entry
 
 
@@ -788,17 +863,26 @@ def resolve_backbone(name: str) -> BackboneEntry:
 def model_info(name: str) -> ModelEntry:
     """All that is known of a model without importing it; `.metadata` is the part that programs ask for.
 
-    Raises SpecError, with the nearest name, if there is no such model.
+    Also of one that is not offered: `.reason` says why. Raises SpecError, with the nearest name, if there is no such
+    model.
     """
-    return resolve_model(name)
+    entry = known_model(name)
+    if entry is None:
+        raise SpecError(f"{shown(name)}: {no_such_model(name)}")
+    return entry
 
 
 def list_models(tags: str | Sequence[str] | None = None) -> list[str]:
-    """The full names of the models that have every one of `tags`, sorted. A model's names count as its tags."""
+    """The full names of the models that have every one of `tags`, sorted. A model's names count as its tags.
+
+    Those that are not offered are listed as well: `model_info(name).offered` tells them apart.
+    """
     wanted: Iterable[str] = () if tags is None else (tags,) if isinstance(tags, str) else tags
     wanted = frozenset(wanted)
     return sorted(
-        entry.name for entry in all_models().values() if wanted <= frozenset((*entry.tags, entry.name, *entry.aliases))
+        entry.name
+        for entry in _every_model().values()
+        if wanted <= frozenset((*entry.tags, entry.name, *entry.aliases))
     )
 
 

@@ -18,7 +18,16 @@ from msgspec import inspect as types
 from uadctl.spec.grammar import DatasetTable, ModelTable, RunSpec, RunTable, Table
 from uadctl.spec.reading import fields_of
 from uadctl.spec.registry import DATASETS, DatasetEntry, ModelEntry, all_models
-from uadctl.spec.signature import AUTO_PARAMS, CHECKPOINT, constructor_of, list_params, type_of
+from uadctl.spec.signature import (
+    AUTO_PARAMS,
+    CHECKPOINT,
+    ONE_PASS_LACKS,
+    TRAINER,
+    constructor_of,
+    list_params,
+    of_anomalib,
+    type_of,
+)
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -52,10 +61,15 @@ def spec_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": {
             "model": _table(ModelTable),
-            **{name: _params(entry) for name, entry in sorted(all_models().items())},
-            **{f"{name}.grid": _grid(entry) for name, entry in sorted(all_models().items())},
+            **{entry.name: _params(entry) for entry in _offered()},
+            **{f"{entry.name}.grid": _grid(entry) for entry in _offered()},
         },
     }
+
+
+def _offered() -> list[ModelEntry]:
+    """The models that a spec can name."""
+    return [entry for _, entry in sorted(all_models().items()) if entry.offered]
 
 
 def _one_or_several() -> _Schema:
@@ -212,7 +226,9 @@ def _names(entries: Sequence[ModelEntry | DatasetEntry]) -> list[str]:
 
 
 def _if_name(entry: ModelEntry | DatasetEntry, then: _Schema) -> _Schema:
-    return {"if": {"properties": {"name": {"enum": _names([entry])}}, "required": ["name"]}, "then": then}
+    # Without the type an array, whose items are asked for themselves, would pass the condition.
+    named = {"type": "object", "properties": {"name": {"enum": _names([entry])}}, "required": ["name"]}
+    return {"if": named, "then": then}
 
 
 def _choose_dataset(table: _Schema, conditions: list[_Schema]) -> None:
@@ -232,7 +248,7 @@ def _choose_dataset(table: _Schema, conditions: list[_Schema]) -> None:
 
 def _choose_model(table: _Schema, conditions: list[_Schema]) -> None:
     """The names there are, and what each model takes and needs."""
-    entries = [entry for _, entry in sorted(all_models().items())]
+    entries = _offered()
     table["properties"]["name"] |= _choice(_names(entries))
     del table["properties"]["name"]["type"]
     # Of any use to completion only, which does not look behind an "if": {} lets everything pass.
@@ -246,16 +262,30 @@ def _choose_model(table: _Schema, conditions: list[_Schema]) -> None:
         then: _Schema = {"properties": takes}
         trained = _given(CHECKPOINT)
         if not entry.trainable:
-            takes["trainer"] = _NEVER
+            takes[TRAINER] = _NEVER
         elif entry.requires_checkpoint:
-            then["oneOf"] = [trained, {"required": ["trainer"]}]
+            then["oneOf"] = [trained, {"required": [TRAINER]}]
         else:
-            then["not"] = {"allOf": [trained, {"required": ["trainer"]}]}
+            then["not"] = {"allOf": [trained, {"required": [TRAINER]}]}
+        if entry.trainable and (trainer := _trainer(entry)):
+            takes[TRAINER] = trainer
         if needed := _needed(entry):
             then["if"] = {"required": ["grid"]}
             then["then"] = {"allOf": [_given(name) for name in needed]}
             then["else"] = {"required": ["params"], "properties": {"params": {"required": needed}}}
         conditions.append(_if_name(entry, then))
+
+
+def _trainer(entry: ModelEntry) -> _Schema:
+    """What one model's [model.trainer] must hold beyond its form."""
+    model = of_anomalib(entry)
+    if model is None:
+        return {}
+    keys: _Schema = {} if model.batch_size is None else {"batch_size": {"enum": [model.batch_size]}}
+    if model.one_pass:
+        keys |= dict.fromkeys(ONE_PASS_LACKS, _NEVER)
+    found: _Schema = {"properties": keys} if keys else {}
+    return found if model.one_pass else found | {"anyOf": [{"required": ["max_epochs"]}, {"required": ["max_steps"]}]}
 
 
 def _given(name: str) -> _Schema:

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec.inspect
 
 from uadctl.errors import ParamError, Problem, SpecError
+from uadctl.spec.grammar import TrainerTable
 from uadctl.spec.registry import ModelEntry, load_target, resolve_model
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, shown, take
+from uadctl.spec.wrapped import AnomalibModel, anomalib_models
 
 if TYPE_CHECKING:
     from uadctl.spec.grammar import ModelTable, RunTable
@@ -35,6 +37,21 @@ OF_CATEGORY: Final = ("class_name",)
 """Parameters that the category gives to models that take them, unless the spec does. Not in a filled spec either."""
 
 CHECKPOINT: Final = "checkpoint_path"
+TRAINER: Final = "trainer"
+TRUST: Final = "trust_checkpoint"
+"""A spec must not say that files may run code: who runs it does, by --trust-checkpoint or in Python."""
+
+ONE_PASS_LACKS: Final = ("max_epochs", "max_steps", "patience")
+"""Keys of [model.trainer] that mean nothing to a model which learns in one pass over the images."""
+
+# Where those are given that are no parameters for a spec, and no Python objects either.
+_ELSEWHERE: Final = {
+    TRAINER: "it is a table of its own, [model.trainer]",
+    TRUST: "no spec can say that a file may run code; whoever runs it can, with --trust-checkpoint",
+}
+
+# Images a training step, where neither the spec nor the model says.
+_TRAINING_BATCH: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +250,8 @@ def check_checkpoint(name: str, kwargs: Mapping[str, Any], *, has_trainer: bool)
     entry = resolve_model(name)
     given = kwargs.get(CHECKPOINT) not in (None, "")
     if has_trainer and not entry.trainable:
-        raise SpecError(f"[model.trainer] has no effect: {entry.name} is not trained by uadctl", help="Remove it.")
+        why = f" ({entry.untrained})" if entry.untrained else ""
+        raise SpecError(f"[model.trainer] has no effect: {entry.name} is not trained by uadctl{why}", help="Remove it.")
     if given and has_trainer:
         raise SpecError(
             f"{entry.name} is given both a checkpoint ({shown(kwargs[CHECKPOINT])}) and [model.trainer]",
@@ -248,7 +266,109 @@ def check_checkpoint(name: str, kwargs: Mapping[str, Any], *, has_trainer: bool)
         ways = ["--checkpoint-path FILE", f"model.params.{CHECKPOINT} (in --model-kwargs: {CHECKPOINT})"]
         if entry.trainable:
             ways.append("[model.trainer] to train it")
-        raise SpecError(f"{entry.name} needs a checkpoint and none is given. Give {', or '.join(ways)}")
+        raise SpecError(
+            f"{entry.name} needs a checkpoint and none is given. Give {', or '.join(ways)}",
+            help=f"uadctl does not train it: {entry.untrained}" if entry.untrained else None,
+        )
+
+
+def trainer_problems(name: str, trainer: TrainerTable) -> list[tuple[str | None, str, str | None]]:
+    """What a model has against its [model.trainer]: (key or None for the whole table, fact, help)."""
+    model = of_anomalib(resolve_model(name))
+    if model is None:
+        return []
+    found: list[tuple[str | None, str, str | None]] = []
+    if model.one_pass:
+        for key in ONE_PASS_LACKS:
+            if getattr(trainer, key) is not None:
+                found.append((key, f"has no effect: {model.name} learns in one pass over the images", "Remove it."))
+    elif trainer.max_epochs is None and trainer.max_steps is None:
+        found.append(
+            (
+                None,
+                "max_epochs is missing: anomalib would train 1000 epochs",
+                "Give max_epochs = N, or max_steps = N.",
+            )
+        )
+    if model.batch_size is not None and trainer.batch_size not in (None, model.batch_size):
+        found.append(("batch_size", f"{model.name} can only be trained with {model.batch_size}", "Leave it out."))
+    return found
+
+
+def fill_trainer(name: str, trainer: TrainerTable) -> TrainerTable:
+    """The table with every default written out that depends on the model."""
+    model = of_anomalib(resolve_model(name))
+    batch = trainer.batch_size or (model and model.batch_size) or _TRAINING_BATCH
+    return msgspec.structs.replace(trainer, batch_size=batch)
+
+
+def trainer_keys(name: str) -> tuple[tuple[str, ...], tuple[str, ...], int | None]:
+    """Of a model that is trained: keys of [model.trainer] of which one is needed, all keys, and the only batch size.
+
+    None in place of the last where any will do.
+    """
+    model = of_anomalib(resolve_model(name))
+    lacks = ONE_PASS_LACKS if model is not None and model.one_pass else ()
+    needed = () if lacks else ("max_epochs", "max_steps")
+    keys = tuple(key for key in TrainerTable.__struct_fields__ if key not in lacks)
+    return needed, keys, None if model is None else model.batch_size
+
+
+def training_params(name: str) -> frozenset[str]:
+    """The parameters that only training uses: a checkpoint has its own, and a spec that names one says none of them."""
+    entry = resolve_model(name)
+    model = of_anomalib(entry)
+    if model is None:
+        return frozenset()
+    taken = constructor_of(entry).params
+    # Where a detector of uadctl means something else by the name, anomalib's has "model_" before it.
+    return frozenset(
+        f"model_{p.name}" if f"model_{p.name}" in taken else p.name for p in model.parameters if p.kept is None
+    )
+
+
+def of_anomalib(entry: ModelEntry) -> AnomalibModel | None:
+    """The class of anomalib that an entry stands for; None for other models."""
+    return next((model for model in anomalib_models() if model.name == entry.anomalib_model), None)
+
+
+def checked_trainer(name: str, given: object) -> dict[str, Any]:
+    """A trainer that Python code gives, checked as [model.trainer] is and filled. Raises ParamError.
+
+    Keys that are None count as not given. A table that is filled stays as it is.
+    """
+    entry = resolve_model(name)
+    if not isinstance(given, Mapping):
+        raise ParamError(f"{entry.name}: {TRAINER}: expected a table, found {kind(given)}")
+    info = msgspec.inspect.type_info(TrainerTable)
+    fields = {f.name: f.type for f in info.fields} if isinstance(info, msgspec.inspect.StructType) else {}
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+
+    def report(key: Key, fact: str) -> None:
+        problems.append(Problem(f"{entry.name}: {TRAINER}.{key[0]} = {shown(given[key[0]])}: {fact}"))
+
+    for key, value in given.items():
+        if value is None and key in fields:
+            continue
+        if key in fields:
+            values[key] = take(value, fields[key], (key,), report)
+        else:
+            takes = f"It takes: {', '.join(sorted(fields))}"
+            problems.append(
+                Problem(
+                    f"{entry.name}: {TRAINER} does not accept {key_text(str(key))}{did_you_mean(str(key), fields)}",
+                    takes,
+                )
+            )
+    if not problems:
+        table = TrainerTable(**values)
+        for wrong, fact, help_ in trainer_problems(entry.name, table):
+            where = TRAINER if wrong is None else f"{TRAINER}.{wrong} = {shown(given[wrong])}"
+            problems.append(Problem(f"{entry.name}: {where}: {fact}", help_))
+        if not problems:
+            return fill_trainer(entry.name, table).given()
+    raise ParamError(problems)
 
 
 def check_params(name: str, params: Mapping[str, Any]) -> tuple[dict[str, Any], list[ParamProblem]]:
@@ -274,7 +394,7 @@ def _check(entry: ModelEntry, params: Mapping[str, Any], *, objects: bool) -> tu
             if objects:
                 fitting[key] = value
             else:
-                report((key,), f"{key} is a Python object, which only create_model can be given")
+                report((key,), _ELSEWHERE.get(key, f"{key} is a Python object, which only create_model can be given"))
             continue
         if key in constructor.params:
             taken = take(value, type_of(constructor, key), (key,), report)
@@ -393,14 +513,18 @@ def constructor_kwargs(
     auto = auto_kwargs(run, seed=seed)
     if class_name is not None:
         auto["class_name"] = class_name
-    return build_model_kwargs(model.name, user_kwargs=model.params, auto_kwargs=auto)
+    kwargs = build_model_kwargs(model.name, user_kwargs=model.params, auto_kwargs=auto)
+    if model.trainer is not None:
+        kwargs[TRAINER] = model.trainer.given()
+    return kwargs
 
 
 def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with every default written out, in the order of the constructor.
 
     Left out are those that [run] or the category give (unless `params` has them), those whose value is None,
-    which TOML cannot say, and Python objects. Raises ParamError as `validate_user_model_kwargs` does.
+    which TOML cannot say, Python objects, and default paths: they start from the working directory, and in a file
+    would start from its folder. Raises ParamError as `validate_user_model_kwargs` does.
     """
     entry = resolve_model(name)
     given, problems = _check(entry, params, objects=False)
@@ -411,7 +535,7 @@ def fill_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
             filled[param.name] = given.pop(param.name)
         elif (
             param.name not in (*AUTO_PARAMS, *OF_CATEGORY)
-            and param.name not in entry.not_settable
+            and param.name not in (*entry.not_settable, *entry.path_params)
             and _is_toml(param.default)
         ):
             filled[param.name] = param.default
@@ -436,15 +560,37 @@ def _is_toml(value: object) -> bool:
 def create_model(name: str, **params: object) -> Any:
     """Build a detector by its name or alias, with the parameters of its constructor.
 
-    Everything is checked before the model is built: SpecError for an unknown name, a missing or useless
-    checkpoint; ParamError (also a TypeError) for parameters that it does not take. What the constructor refuses
-    raises as the constructor says, usually ValueError.
+    Everything is checked before the model is built: SpecError for an unknown name, one that is not offered, a missing
+    or useless checkpoint or trainer; ParamError (also a TypeError) for parameters that it does not take. What the
+    constructor refuses raises as the constructor says, usually ValueError.
     """
     entry = resolve_model(name)
+    if not entry.offered:
+        raise SpecError(f"{entry.name} is not offered: {entry.reason}", help="See: uadctl models list")
     given = {
         key: os.fspath(value) if key in entry.path_params and isinstance(value, os.PathLike) else value
         for key, value in params.items()
     }
     kwargs = _build(entry, given, {}, objects=True)
-    check_checkpoint(entry.name, kwargs, has_trainer=False)
+    trainer = kwargs.get(TRAINER) if TRAINER in entry.not_settable else None
+    check_checkpoint(entry.name, kwargs, has_trainer=trainer is not None)
+    if trainer is not None:
+        kwargs[TRAINER] = checked_trainer(entry.name, trainer)
     return load_target(entry.target)(**kwargs)
+
+
+def rebuild_model(name: str, params: Mapping[str, Any], *, device: str) -> Any:
+    """The detector that a run keeps, as it was built, ready to `restore` its state.
+
+    Whatever it was learned from (weights, a checkpoint, a trainer) comes with that state and need not be on this
+    machine. Raises what `create_model` raises.
+
+    params: those of `constructor_kwargs` for the detector that was fitted.
+    """
+    entry = resolve_model(name)
+    auto: dict[str, Any] = {"device": device, "pretrained": False}
+    user = {key: value for key, value in params.items() if key not in (*auto, "weights", CHECKPOINT, TRAINER)}
+    if not entry.requires_checkpoint:
+        return create_model(name, **build_model_kwargs(name, user_kwargs=user, auto_kwargs=auto))
+    kwargs = build_model_kwargs(name, user_kwargs=user, auto_kwargs=auto)
+    return load_target(entry.target)(**{**kwargs, CHECKPOINT: ""})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Kept = Literal["ours", "silent", "object", "fixed"]
+Kept = Literal["ours", "silent", "object", "fixed", "checkpoint"]
 Most = Literal["rows", "rows - 1", "rows - 2", "rank", "batch"]
 Scored = Literal["alone", "among", "twice"]
 
@@ -25,10 +25,11 @@ class WrappedParam:
     type:    as it would be annotated, of TOML values; None where `kept` is set.
     kept:    why it is no parameter of ours: "ours", we give it (what we know better, such as the device); "silent", we
              switch its printing off; "object", only Python objects fit; "fixed", another value than the default breaks
-             what uadctl promises.
+             what uadctl promises; "checkpoint", the model is not trained here, and its checkpoint has it.
     most:    what bounds it from above when there are few training images: their number, that less 1 or 2, the rank of
              their features, or "batch": their number, and none that leaves a last batch of one.
     doc:     what it means; None where nobody has written that down yet.
+    path:    it is a path; in a spec it is relative to its file.
     """
 
     name: str
@@ -37,6 +38,7 @@ class WrappedParam:
     kept: Kept | None = None
     most: Most | None = None
     doc: str | None = None
+    path: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +87,67 @@ def pyod_detectors() -> tuple[WrappedDetector, ...]:
         )
         for row in rows
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnomalibModel:
+    """One model class of anomalib.
+
+    name:     that of its folder in anomalib.
+    target:   "module:Class" in anomalib.
+    aliases:  further model names of uadctl that mean it.
+    one_pass: it is learned in one pass over the images (MH-PatchCore in three): nobody need say how many epochs.
+    pixel_map: it gives an anomaly map, not only a score.
+    native:   its checkpoints are read without anomalib.
+    batch_size: images a training step that it insists on; None where it takes any number.
+    untrained: why it is not trained by uadctl; None where it is.
+    reason:   why it is not offered; None where it is.
+    """
+
+    name: str
+    target: str
+    kind: str = ""
+    summary: str = ""
+    paper: str | None = None
+    aliases: tuple[str, ...] = ()
+    one_pass: bool = False
+    pixel_map: bool = True
+    native: bool = False
+    batch_size: int | None = None
+    parameters: tuple[WrappedParam, ...] = ()
+    untrained: str | None = None
+    reason: str | None = None
+
+    @property
+    def offered(self) -> bool:
+        return self.reason is None
+
+    @property
+    def trainable(self) -> bool:
+        return self.offered and self.untrained is None
+
+    @property
+    def class_name(self) -> str:
+        return self.target.partition(":")[2]
+
+
+ANOMALIB_FILE = Path(__file__).with_name("anomalib.json")
+
+
+@functools.cache
+def anomalib_models() -> tuple[AnomalibModel, ...]:
+    """All model classes of anomalib, also those that uadctl does not offer, in the order of their names."""
+    rows = json.loads(ANOMALIB_FILE.read_text(encoding="utf-8"))["models"]
+    return tuple(
+        AnomalibModel(
+            parameters=tuple(WrappedParam(**param) for param in row.get("parameters", ())),
+            aliases=tuple(row.get("aliases", ())),
+            **{key: value for key, value in row.items() if key not in ("parameters", "aliases")},
+        )
+        for row in rows
+    )
+
+
+def anomalib_model(name: str) -> AnomalibModel:
+    """The model with this name of anomalib's folder. KeyError if there is none."""
+    return {model.name: model for model in anomalib_models()}[name]
