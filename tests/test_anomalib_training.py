@@ -10,10 +10,12 @@ import pickle
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -536,23 +538,56 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("act", [interrupt, terminate])
-def test_ctrl_c_and_sigterm_end_it_at_once(act, train, tmp_path, capfd):
-    def raising(signum, frame):  # as the command line's
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, raising)
-    progress = Interrupting(act)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train("fastflow", trainer={"max_epochs": 5}, progress=progress)
-        assert progress.steps == 2
-        assert signal.getsignal(signal.SIGTERM) is raising
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_ctrl_c_ends_it_at_once(train, tmp_path, capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    progress = Interrupting(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train("fastflow", trainer={"max_epochs": 5}, progress=progress)
+    assert progress.steps == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert list((tmp_path / "kept").iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+TERMINATED = """
+import signal, sys
+from pathlib import Path
+from test_anomalib_training import SIZE, SMALL, Interrupting, pictures, terminate
+from uadctl.models.anomalib.training import train
+from uadctl.spec.signature import checked_trainer
+from uadctl.spec.wrapped import anomalib_model
+
+def raising(signum, frame):  # as the command line's
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, raising)
+progress = Interrupting(terminate)
+try:
+    train(
+        anomalib_model("fastflow"), {**SMALL["fastflow"][0], "image_size": SIZE},
+        checked_trainer("vision_fastflow_anomalib", {"batch_size": 2, "max_epochs": 5}), iter(pictures(5)),
+        folder=Path(sys.argv[1]), device="cpu", seed=7, progress=progress, warn=progress.warn,
+    )
+except KeyboardInterrupt:
+    assert signal.getsignal(signal.SIGTERM) is raising
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    print("ended after", progress.steps)
+"""
+
+
+def test_sigterm_ends_it_at_once(anomalib, tmp_path):
+    """In a process of its own, which is the one that the signal is sent to."""
+    (tmp_path / "kept").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(tmp_path / "kept")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("ended after 2\n", "", 0)
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 # -- pretrained weights

@@ -10,7 +10,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Kept = Literal["ours", "silent", "object", "fixed", "checkpoint"]
 Most = Literal["rows", "rows - 1", "rows - 2", "rank", "batch"]
@@ -42,15 +42,11 @@ class WrappedParam:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WrappedDetector:
-    """One detector of another package.
+class Wrapped:
+    """One model of another package.
 
-    name:    that of its module.
     target:  "module:Class" in the other package.
     kind:    how it works, in a word: a tag.
-    scored:  "alone", row by row; "among", each row among the training rows, since it compares the rows of one set;
-             "twice", the row and a copy, since it cannot take a single one.
-    more_rows_than_features: with fewer, its scores mean nothing.
     reason:  why it is not offered; None where it is.
     """
 
@@ -59,8 +55,6 @@ class WrappedDetector:
     kind: str = ""
     summary: str = ""
     paper: str | None = None
-    scored: Scored = "alone"
-    more_rows_than_features: bool = False
     parameters: tuple[WrappedParam, ...] = ()
     reason: str | None = None
 
@@ -73,79 +67,73 @@ class WrappedDetector:
         return self.target.partition(":")[2]
 
 
-PYOD_FILE = Path(__file__).with_name("pyod.json")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedDetector(Wrapped):
+    """One detector of PyOD.
 
+    name:    that of its module.
+    scored:  "alone", row by row; "among", each row among the training rows, since it compares the rows of one set;
+             "twice", the row and a copy, since it cannot take a single one.
+    more_rows_than_features: with fewer, its scores mean nothing.
+    """
 
-@functools.cache
-def pyod_detectors() -> tuple[WrappedDetector, ...]:
-    """All detectors of PyOD, also those that uadctl does not offer, in the order of their names."""
-    rows = json.loads(PYOD_FILE.read_text(encoding="utf-8"))["detectors"]
-    return tuple(
-        WrappedDetector(
-            parameters=tuple(WrappedParam(**param) for param in row.get("parameters", ())),
-            **{key: value for key, value in row.items() if key != "parameters"},
-        )
-        for row in rows
-    )
+    scored: Scored = "alone"
+    more_rows_than_features: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnomalibModel:
+class AnomalibModel(Wrapped):
     """One model class of anomalib.
 
     name:     that of its folder in anomalib.
-    target:   "module:Class" in anomalib.
     aliases:  further model names of uadctl that mean it.
     one_pass: it is learned in one pass over the images (MH-PatchCore in three): nobody need say how many epochs.
     pixel_map: it gives an anomaly map, not only a score.
     native:   its checkpoints are read without anomalib.
     batch_size: images a training step that it insists on; None where it takes any number.
     untrained: why it is not trained by uadctl; None where it is.
-    reason:   why it is not offered; None where it is.
     """
 
-    name: str
-    target: str
-    kind: str = ""
-    summary: str = ""
-    paper: str | None = None
     aliases: tuple[str, ...] = ()
     one_pass: bool = False
     pixel_map: bool = True
     native: bool = False
     batch_size: int | None = None
-    parameters: tuple[WrappedParam, ...] = ()
     untrained: str | None = None
-    reason: str | None = None
-
-    @property
-    def offered(self) -> bool:
-        return self.reason is None
 
     @property
     def trainable(self) -> bool:
         return self.offered and self.untrained is None
 
-    @property
-    def class_name(self) -> str:
-        return self.target.partition(":")[2]
 
-
+PYOD_FILE = Path(__file__).with_name("pyod.json")
 ANOMALIB_FILE = Path(__file__).with_name("anomalib.json")
+
+_Kind = TypeVar("_Kind", bound=Wrapped)
+
+
+def _rows(file: Path, key: str, kind: type[_Kind]) -> tuple[_Kind, ...]:
+    """The table of a file, in its order; what is a list there is a tuple here."""
+    found = []
+    for row in json.loads(file.read_text(encoding="utf-8"))[key]:
+        parameters = tuple(WrappedParam(**param) for param in row.pop("parameters", ()))
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        found.append(kind(parameters=parameters, **values))
+    return tuple(found)
+
+
+@functools.cache
+def pyod_detectors() -> tuple[WrappedDetector, ...]:
+    """All detectors of PyOD, also those that uadctl does not offer, in the order of their names."""
+    return _rows(PYOD_FILE, "detectors", WrappedDetector)
 
 
 @functools.cache
 def anomalib_models() -> tuple[AnomalibModel, ...]:
     """All model classes of anomalib, also those that uadctl does not offer, in the order of their names."""
-    rows = json.loads(ANOMALIB_FILE.read_text(encoding="utf-8"))["models"]
-    return tuple(
-        AnomalibModel(
-            parameters=tuple(WrappedParam(**param) for param in row.get("parameters", ())),
-            aliases=tuple(row.get("aliases", ())),
-            **{key: value for key, value in row.items() if key not in ("parameters", "aliases")},
-        )
-        for row in rows
-    )
+    return _rows(ANOMALIB_FILE, "models", AnomalibModel)
 
 
 def anomalib_model(name: str) -> AnomalibModel:
