@@ -16,6 +16,7 @@ from uadctl.check import check_spec
 from uadctl.errors import WeightsError
 from uadctl.runs.folder import RunFolder
 from uadctl.spec import Overrides, read_spec
+from uadctl.spec.values import shown
 
 INSTALL = "pip install 'uadctl[anomalib]'"
 OF_ONE_ALIAS = "vision_patchcore_anomalib"
@@ -80,7 +81,7 @@ def test_four_mistakes_have_four_messages(uadctl, tiles):
         (): f"error: --model {OF_ANY}: {OF_ANY} needs a checkpoint and none is given. ",
         ("--checkpoint-path", "a.ckpt", "--model-kwargs", '{"checkpoint_path": "b.ckpt"}'): (
             f"error: --checkpoint-path {Path('a.ckpt').resolve()} and the model parameter checkpoint_path = "
-            f'"{Path("b.ckpt").resolve()}" conflict\n'
+            f"{shown(str(Path('b.ckpt').resolve()))} conflict\n"
         ),
     }
     found = {messages(uadctl, tiles, "--model", OF_ANY, *words): start for words, start in cases.items()}

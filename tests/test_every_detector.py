@@ -700,6 +700,7 @@ def test_what_failed_is_listed_a_line_each():
 def test_what_comes_trained_is_not_asked_what_it_knew_before(tmp_path):
     class ComesTrained(Good):
         comes_trained = True
+        scores_are_cut = False
 
         def __init__(self, **params):
             super().__init__(**params)

@@ -998,6 +998,7 @@ def test_anomalibs_engine_reports_the_same_four_numbers(name, tmp_path, capfd):
         logging.disable(logging.CRITICAL)
         try:
             torch.manual_seed(0)
+            np.random.seed(0)  # noqa: NPY002 - anomalib's coreset projects with NumPy's global generator
             data = Folder(
                 "tile",
                 root=home,
@@ -1029,8 +1030,14 @@ def test_anomalibs_engine_reports_the_same_four_numbers(name, tmp_path, capfd):
     # Once computed by anomalib's own modules, once as uadctl reads the checkpoint.
     for predictor in (Own(module), AnomalibCheckpoint(checkpoint_path=str(tmp_path / "model.ckpt")).load().predictor):
         found = result(tmp_path / "data", "anomalib", predictor)
-        theirs = found["anomalib"]["metrics"]
-        assert theirs == {name: pytest.approx(float(wanted[name]), abs=1e-5) for name in theirs}
+        theirs, counts = found["anomalib"]["metrics"], found["counts"]
         assert len(theirs) == 4
+        for of in ("image", "pixel"):
+            assert theirs[f"{of}_AUROC"] == pytest.approx(float(wanted[f"{of}_AUROC"]), abs=1e-5)
+            # The threshold is one of the values. Of others that equal it but for rounding each may fall on either side,
+            # and moves F1 = 2 TP / (2 TP + FP + FN) by at most 2 / (TP + FN), here of 960 pixels.
+            others = counts[f"{of}s_at_threshold"] - 1
+            assert 0 <= others <= (0 if of == "image" else 4)
+            assert theirs[f"{of}_F1Score"] == pytest.approx(float(wanted[f"{of}_F1Score"]), abs=1e-5 + others / 480)
         assert 0.4 < theirs["pixel_AUROC"] < 1
         assert found["counts"]["images_cut"] + found["counts"]["pixels_cut"] > 0

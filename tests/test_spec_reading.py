@@ -574,7 +574,7 @@ def test_a_trainer_and_a_grid_go_together() -> None:
     ] * 2
     assert problems(text + 'checkpoint_path = ["a.ckpt"]\n') == [
         "s.toml:5: [model.trainer] vision_fastflow_anomalib is given both a checkpoint "
-        f'("{Path.cwd() / "a.ckpt"}") and [model.trainer]'
+        f"({shown(str(Path.cwd() / 'a.ckpt'))}) and [model.trainer]"
     ]
 
 
