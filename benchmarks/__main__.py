@@ -31,7 +31,7 @@ from benchmarks.measure import ROOT, Section
 from uadctl.runs.provenance import git_commit
 
 # As they stand on the page; others in the folder follow by name.
-_ORDER = ("bottle", "coreset", "padim", "pixel_metrics", "neighbours", "backbones", "startup", "growth")
+_ORDER = ("bottle", "coreset", "padim", "pixel_metrics", "neighbours", "backbones", "large_image", "startup", "growth")
 _NO_BENCHMARKS = {"__main__", "data", "machine", "measure", "page"}
 
 

@@ -20,6 +20,7 @@ from uadctl import create_model, evaluate_split, load_benchmark_split
 from uadctl.errors import BackendMissing, ParamError, RunError, SpecError
 from uadctl.imaging.geometry import Geometry
 from uadctl.inference import stream
+from uadctl.intake import Intake
 from uadctl.models.anomalib import AnomalibCheckpoint, Fastflow, Trained
 from uadctl.models.anomalib.predictor import Raw
 from uadctl.models.base import Detector, TrainedElsewhere, known_by_heart
@@ -360,7 +361,7 @@ def test_every_batch_of_a_run_goes_through(tmp_path):
     paths = [parts.write(tmp_path / f"{i}.png", grey(10 * i, height=5 + i)) for i in range(7)]
     inferencer = Brightness()
     detector = checkpoint(inferencer, batch_size=3)
-    found = list(stream(detector, paths, geometry=Geometry(size=None)))
+    found = list(stream(detector, paths, intake=Intake(geometry=Geometry(size=None))))
     assert [item.prediction.score for item in found] == pytest.approx([10 * i / 255 for i in range(7)])
     assert [item.prediction.map.shape for item in found] == [(5 + i, 8) for i in range(7)]
     assert len(inferencer.asked) == 7

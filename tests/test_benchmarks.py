@@ -13,7 +13,7 @@ import parts as made
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import bottle, growth, machine, page
+from benchmarks import bottle, false_alarms, growth, large_image, machine, page
 from benchmarks.measure import (
     PYTHON,
     Contender,
@@ -33,6 +33,8 @@ from benchmarks.measure import (
     number,
     table,
 )
+from uadctl.imaging.raster import LARGE
+from uadctl.records import Size
 
 MB = 1_000_000
 
@@ -418,7 +420,7 @@ def test_an_unknown_benchmark_is_named(toy, capsys):
 
 
 def test_there_are_benchmarks():
-    assert {"bottle", "growth", "startup"} <= set(program.names())
+    assert {"bottle", "growth", "large_image", "startup"} <= set(program.names())
     assert set(program.names()).isdisjoint({"measure", "page", "machine", "__main__"})
 
 
@@ -434,7 +436,9 @@ def check(sections):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in program.names() if n not in ("startup", "growth", "bottle")])
+@pytest.mark.parametrize(
+    "name", [n for n in program.names() if n not in ("startup", "growth", "bottle", "large_image")]
+)
 def test_a_benchmark_runs(name):
     check(program.sections(name, quick=True))
 
@@ -507,6 +511,85 @@ def test_synthetic_parts_are_a_data_set(tmp_path):
     growth.write_parts(tmp_path / "again", side=32, train=3, test=4)
     again = load_dataset("folder", str(tmp_path / "again"))
     assert [Path(sample.path).read_bytes() for sample in (*again.train, *again.test)] == pictures
+
+
+# -- images larger than memory
+
+
+def test_the_surface_is_the_same_however_large_and_has_its_scratch(tmp_path):
+    import tifffile
+
+    size, scratch = Size(700, 1100), large_image.Scratch(300, 500, 40)
+    for name, line in (("clean", None), ("scratched", scratch)):
+        large_image.write_surface(tmp_path / f"{name}.tif", size, seed=0, scratch=line)
+    with tifffile.TiffFile(tmp_path / "clean.tif") as file:
+        assert (file.is_bigtiff, file.pages[0].is_tiled) == (True, True)
+        clean = file.asarray()
+    assert (clean.shape, clean.dtype) == (size, np.uint8)
+    rows, columns = np.nonzero(tifffile.imread(tmp_path / "scratched.tif") != clean)
+    assert rows.size == 40 * 12
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (300, 339, 500, 500 + 39 // 4 + 11)
+    large_image.write_surface(tmp_path / "again.tif", Size(700, 300), seed=0)
+    again = tifffile.imread(tmp_path / "again.tif")
+    assert np.array_equal(again, clean[:, :300])
+    assert abs(clean.mean() - 110) < 2
+    assert clean.std() > 8
+
+
+def test_the_distance_to_the_scratch_is_0_on_it_alone():
+    scratch = large_image.Scratch(8, 20, 10)
+    rows, columns = np.arange(30)[:, None], np.arange(50)[None]
+    distances = np.array([[scratch.distance(y, x) for x in range(50)] for y in range(30)])
+    assert np.array_equal(distances == 0, scratch.pixels(rows, columns))
+    assert scratch.pixels(rows, columns).sum() == 10 * 12
+    assert (scratch.distance(3, 20), scratch.distance(8, 15), scratch.distance(8, 34), scratch.distance(20, 22)) == (
+        5,
+        5,
+        3,
+        3,
+    )
+
+
+@pytest.mark.slow
+def test_a_scratch_on_an_image_larger_than_memory_is_found(tmp_path):
+    """500 megapixels within 1.5 GB above the loaded model; one four times as large is measured by hand."""
+    job = large_image.FULL[0]
+    assert job.size == Size(20_000, 25_000)
+    found = large_image.scored(tmp_path, job)
+    assert not found.failed, found.reason
+    assert found.value["megapixels"] == 500
+    assert found.value["in_a_file"]
+    assert large_image.memory(found).ok
+    assert large_image.place(found).ok
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_large_images_runs():
+    (found,) = program.sections("large_image", quick=True)
+    check([found])
+    small, large = found.measured
+    assert large.value["megapixels"] == 4 * small.value["megapixels"]
+    assert (small.value["in_a_file"], large.value["in_a_file"]) == (False, True)
+    assert large.value["megapixels"] * 1e6 > LARGE
+    assert [t.ok for t in found.targets] == [True] * 4
+
+
+# -- false alarms
+
+
+def test_the_ranges_of_false_alarms_are_those_of_their_distributions():
+    """By SciPy: binom.interval(0.95, 2000, 0.01), betabinom.interval(0.95, 2000, 6, 495)."""
+    rates = false_alarms.Rates(calibrating=500, tested=2000, alarms=0, untiled=0)
+    assert (rates.range(), rates.range_of_quantile()) == ((12, 29), (7, 49))
+    assert false_alarms.Rates(100, 1, 0, 0).range() == (0, 0)
+
+
+@pytest.mark.slow
+def test_false_alarms_in_tiles_are_as_many_as_calibrated_for():
+    """The reduced form: 40 images say little of 1 %, but a threshold of whole images calls most tiled ones anomalous."""
+    found = false_alarms.measure(learned=6, calibrating=40, tested=60)
+    low, high = found.range_of_quantile(0.999)
+    assert low <= found.alarms <= high < 30
 
 
 # -- the whole job

@@ -363,4 +363,4 @@ def test_damaged_thresholds_are_named(uadctl, run):
     file = next(Path(run).glob("units/*/*/*/thresholds.json"))
     file.write_text('{"schema": 1}')
     ended = uadctl("calibrate", run, "--alpha", "0.1", code=2)
-    assert ended.err == f"error: {file}: damaged: 'pixel' is missing\n"
+    assert ended.err == f"error: {file}: damaged: 'image' is missing\n"

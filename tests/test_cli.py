@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 import uadctl as package
 from uadctl.cli.console import Screen
+from uadctl.records import Tiling
 from uadctl.spec.registry import DATASETS, MODELS, ModelEntry
 
 COMMANDS = ("bench", "fit", "score", "models", "datasets")
@@ -209,6 +211,74 @@ def test_a_threshold_must_be_finite(uadctl, finished, tmp_path):
     for value in ("nan", "inf"):
         ended = uadctl("score", finished, tmp_path, f"--threshold={value}", code=2)
         assert ended.err == f"error: --threshold {value}: expected a finite number\n"
+
+
+TILED = {
+    ("--tile-size", "64"): Tiling(size=64, stride=48),
+    ("--tile-size", "64", "--tile-stride", "64"): Tiling(size=64, stride=64),
+    ("--tile-size", "16", "--tile-stride", "1", "--tile-reduce", "hann"): Tiling(size=16, stride=1, reduce="hann"),
+    (): None,
+}
+
+
+@pytest.mark.parametrize(("options", "tiling"), TILED.items())
+def test_score_and_calibrate_hand_on_the_tiling(uadctl, finished, monkeypatch, options, tiling):
+    given = []
+
+    def verb(*args, tiling, **options):
+        given.append(tiling)
+        return []
+
+    monkeypatch.setattr(importlib.import_module("uadctl.score"), "score", verb)
+    monkeypatch.setattr(importlib.import_module("uadctl.calibrate"), "calibrate", verb)
+    uadctl("score", finished, "new", *options)
+    uadctl("calibrate", finished, "--good", "new", *options)
+    assert given == [tiling, tiling]
+
+
+WRONG_TILES = [
+    (
+        ("--tile-size", "15"),
+        "error: --tile-size 15: expected an integer >= 16\n",
+    ),
+    (
+        ("--tile-stride", "8"),
+        "error: --tile-stride 8: has no effect without --tile-size\n  Give --tile-size N.\n",
+    ),
+    (
+        ("--tile-reduce", "max"),
+        "error: --tile-reduce max: has no effect without --tile-size\n  Give --tile-size N.\n",
+    ),
+    (
+        ("--tile-size", "64", "--tile-stride", "65"),
+        "error: --tile-stride 65: expected an integer >= 1 and <= 64, the size of a tile\n  Left out it is 48.\n",
+    ),
+    (
+        ("--tile-size", "64", "--tile-stride", "0"),
+        "error: --tile-stride 0: expected an integer >= 1 and <= 64, the size of a tile\n  Left out it is 48.\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_TILES)
+def test_tiles_that_cannot_be(uadctl, finished, options, message):
+    assert uadctl("score", finished, "new", *options, code=2).err == message
+    assert uadctl("calibrate", finished, "--good", "new", *options, code=2).err == message
+
+
+def test_a_blending_that_there_is_not(uadctl, finished):
+    ended = uadctl("score", finished, "new", "--tile-size", "64", "--tile-reduce", "avg", code=2)
+    assert ended.err == (
+        "error: invalid value for '--tile-reduce': 'avg' is not one of 'mean', 'max', 'hann'.\n"
+        "  See: uadctl score --help\n"
+    )
+
+
+def test_the_runs_own_scores_are_not_those_of_tiles(uadctl, finished):
+    assert uadctl("calibrate", finished, "--tile-size", "64", code=2).err == (
+        "error: --tile-size 64: needs --good: the run's own normal scores were not made of such tiles\n"
+        "  Give good images that the model has not learned: --good DIR\n"
+    )
 
 
 def test_several_wrong_ranges_are_several_lines(uadctl, small):

@@ -15,6 +15,7 @@ import trees_mvtec
 
 from uadctl.check import Count, SizeCount, check_dataset, check_spec
 from uadctl.errors import DataError, SpecError
+from uadctl.imaging.camera import Camera
 from uadctl.progress import Silent
 from uadctl.records import Size
 from uadctl.spec import Overrides, read_spec
@@ -524,6 +525,36 @@ def test_several_masks_of_an_image_are_each_looked_at(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+def test_what_several_masks_mark_together_counts(tmp_path, suffix):
+    for i in range(3):
+        parts.write(tmp_path / "ok" / f"{i}.png", parts.surface(i))
+    for seed, name in enumerate(("half", "full", "none")):
+        parts.write(tmp_path / "bad" / f"{name}.png", parts.scratched(30 + seed)[0])
+        for place, rows in {"a": slice(0, 40), "b": slice(24, 64)}.items():
+            mask = np.zeros((64, 64), np.uint8)
+            mask[rows] = {"half": 5 * (place == "a"), "full": 5, "none": 0}[name]
+            file = tmp_path / "masks" / f"{name}_{place}{suffix}"
+            file.parent.mkdir(exist_ok=True)
+            if suffix == ".npy":
+                np.save(file, mask)
+            else:
+                parts.write(file, mask)
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[dataset]\nname = "folder"\nroot = "."\nfiles = { train = ["ok/1.png", "ok/2.png"], normal = "ok/0.png", '
+        f'anomaly = "bad/*", mask = "masks/{{stem}}_*{suffix}" }}\n[model]\nname = "patchcore"\n'
+    )
+    report = check_spec(read_spec(str(file)).spec)
+    assert report.errors == ()
+    masks = {name: ", ".join(f"{tmp_path}/masks/{name}_{place}{suffix}" for place in "ab") for name in ("full", "none")}
+    found = [message for message in said(report.warnings) if "masks/" in message]
+    assert found == [
+        f"{masks['full']}: every pixel of {tmp_path}/bad/full.png is marked as a defect",
+        f"{masks['none']}: no pixel is above 0, though {tmp_path}/bad/none.png is a defect image",
+    ]
+
+
 # --- choices
 
 
@@ -558,16 +589,16 @@ def test_few_decoded_images_are_held(tmp_path, monkeypatch):
     alive: set[int] = set()
     most = 0
 
-    def counted(path):
+    def counted(camera, path):
         nonlocal most
-        image = read(path)
+        image = opened(camera, path)
         alive.add(id(image))
         weakref.finalize(image, alive.discard, id(image))
         most = max(most, len(alive))
         return image
 
-    read = module.read_image
-    monkeypatch.setattr(module, "read_image", counted)
+    opened = Camera.open
+    monkeypatch.setattr(Camera, "open", counted)
     monkeypatch.setattr(module, "usable_cores", lambda: 3)
     assert check(tmp_path).ok
     assert 1 <= most <= 3

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from uadctl.datasets import demo
+from uadctl.imaging import read_image, read_mask
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -58,6 +59,28 @@ def test_anomalydino_says_what_it_lacks(offline, capsys):
     assert help_[0].startswith("Get it with: uadctl models fetch dinov2_vits14 --to DIR")
 
 
+def test_tiling(offline, capsys, tmp_path):
+    out = tmp_path / "new" / "picture.png"
+    arguments = ["--category", "woven_fabric", "--tile", "96", "--stride", "80", "--device", "cpu", "--out", str(out)]
+    assert load("tiling").main(arguments) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert said.err == ""
+    assert found["score"] > found["threshold"] > 0
+    mask = read_mask([found["image"].replace("/test/", "/ground_truth/").replace(".png", "_mask.png")])
+    y, x = found["peak"]
+    assert mask[max(0, y - 8) : y + 9, max(0, x - 8) : x + 9].any()
+    assert found["tiling"] == "tiles of 96, stride 80, hann"
+    assert read_image(out).shape[1] >= mask.shape[1]
+
+
+def test_tiling_says_what_it_lacks(offline, capsys, tmp_path):
+    assert load("tiling").main(["--category", "screws", "--device", "cpu", "--out", str(tmp_path / "x.png")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+
+
 def test_no_example_is_forgotten():
     # own_detector is run by test_every_detector.py.
-    assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == ["anomalydino", "own_detector"]
+    assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == ["anomalydino", "own_detector", "tiling"]

@@ -602,4 +602,4 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 
 def test_the_suffixes_are_lower_case_and_sorted() -> None:
-    assert IMAGE_SUFFIXES == (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    assert IMAGE_SUFFIXES == (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".raw", ".tif", ".tiff", ".webp")

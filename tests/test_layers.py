@@ -21,16 +21,16 @@ LAYERS = (
     ("datasets",),
     ("features", "memory"),
     ("models",),
-    ("inference",),
+    ("intake", "inference", "tiling"),
     ("metrics", "thresholds"),
     ("runs",),
     ("report",),
     ("plan",),
-    ("calibrate", "check", "evaluate", "fit", "parity", "score", "split", "submission"),
+    ("calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"),
     ("bench",),
     ("cli",),
 )
-VERBS = {"calibrate", "check", "evaluate", "fit", "parity", "score", "split", "submission"}
+VERBS = {"calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 HEAVY = {"torch", "torchvision", "cv2", "tifffile", "safetensors", "sklearn", "faiss", "timm", "anomalib", "matplotlib"}

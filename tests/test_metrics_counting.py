@@ -216,3 +216,12 @@ def test_no_region_at_all() -> None:
     mask = np.zeros((3, 4), dtype=np.bool_)
     box, region = label_regions(mask)
     assert mask[box].size == region.size == 0
+
+
+def test_the_largest_float32_is_counted_without_a_warning(monkeypatch):
+    monkeypatch.setattr(Pool, "FEW", 1)
+    largest = float(np.finfo(np.float32).max)
+    pool = Pool()
+    pool.add(np.array([1.0, largest], np.float32))
+    above, equal = pool.standing(np.array([1.0, largest]))
+    assert (above.tolist(), equal.tolist()) == ([1, 0], [1, 1])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
+from in_bands import Pixels, Stored, use_bands
 
+from uadctl.imaging import overlay as drawing
 from uadctl.imaging.overlay import MAX_SIDE, overlay
+from uadctl.records import Box, Size
 
 cv2 = pytest.importorskip("cv2", reason="drawing needs OpenCV")
 
@@ -175,3 +180,184 @@ def test_equal_limits_show_only_what_is_above() -> None:
     drawn = overlay(image, field, low=1.0, high=1.0)[:300]
     assert np.array_equal(drawn[60:], image[60:])
     assert not np.array_equal(drawn[20:40, 20:40], image[20:40, 20:40])
+
+
+# -- images and maps in files
+
+LARGE = [(MAX_SIDE * 2 + 9, 300), (300, MAX_SIDE * 2 + 9), (MAX_SIDE + 1, 500), (1, 5000), (5000, 1), (3, 70000)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 31), (300, 400), *LARGE])
+@pytest.mark.parametrize("rows", [1, 97, 4000])
+def test_files_are_drawn_as_arrays_are(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], rows: int) -> None:
+    use_bands(monkeypatch, rows)
+    monkeypatch.setattr(drawing, "_BAND", 50_000)
+    monkeypatch.setattr(drawing, "_BAND_ROWS", 16)
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.zeros(size, np.uint16)
+    mask[size[0] // 2, size[1] // 2] = 256  # a defect of one pixel, at any depth
+    field = rng.normal(0, 1, size).astype(np.float32)
+    field[rng.random(size) < 1e-3] = 9.0
+    field[: size[0] // 2][rng.random((size[0] // 2, size[1])) < 0.3] = np.nan
+    whole = drawing._to_display(image, field, 8.0, mask)
+    files = drawing._to_display(Pixels(image), Stored(field), 8.0, Pixels(mask))
+    picture, values, over, truth, covered = range(5)
+    assert [part.shape for part in files] == [part.shape for part in whole]
+    assert np.abs(files[picture].astype(int) - whole[picture]).max() <= 1
+    assert (files[picture] != whole[picture]).mean() < 2e-3
+    assert np.array_equal(files[over], whole[over])
+    assert np.array_equal(files[truth], whole[truth])
+    assert whole[truth].any()
+    assert (files[values] >= whole[values]).all()
+    assert (files[covered] >= whole[covered]).all()
+    if max(size) <= MAX_SIDE:
+        assert np.array_equal(files[values], whole[values])
+        assert np.array_equal(files[covered], whole[covered])
+    # A mixture is drawn like files.
+    for mixed in (
+        drawing._to_display(image, Stored(field), 8.0, mask),
+        drawing._to_display(Pixels(image), field, 8.0, Pixels(mask)),
+    ):
+        assert all(np.array_equal(a, b) for a, b in zip(mixed, files, strict=True))
+
+
+def test_a_whole_overlay_of_files_is_that_of_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 100)
+    for size in ((300, 400), (MAX_SIDE * 2, 300)):
+        image, field = surface(*size), np.zeros(size, np.float32)
+        field[40:80, 40:80] = 9.0
+        field[-40:] = np.nan
+        mask = (field > 0).astype(np.uint8)
+        options = {"low": 0.0, "high": 8.0, "threshold": 4.0, "caption": "a"}
+        whole = overlay(image, field, mask=mask, **options)  # type: ignore[arg-type]  # a table of options
+        files = overlay(Pixels(image), Stored(field), mask=Pixels(mask), **options)  # type: ignore[arg-type]
+        assert whole.shape == files.shape
+        assert (np.abs(whole.astype(int) - files).max(axis=-1) > 2).mean() < 1e-3
+
+
+def test_the_highest_score_of_a_block_is_shown_without_a_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 64)
+    size = (MAX_SIDE * 5, 200)
+    image = np.full((*size, 3), 90, np.uint8)
+    for place in ((5003, 101), (5004, 102), (0, 0), (size[0] - 1, 199)):
+        field = np.zeros(size, np.float32)
+        field[place] = 9.0
+        drawn = overlay(Pixels(image), Stored(field), low=0.0, high=9.0)[:MAX_SIDE]
+        changed = np.argwhere((drawn != 90).any(axis=-1))
+        left = (drawn.shape[1] - 40) // 2
+        changed = changed[(changed[:, 1] >= left) & (changed[:, 1] < left + 40)]
+        assert 1 <= len(changed) <= 4
+        assert np.abs(changed - [place[0] / 5, left + place[1] / 5]).max() <= 1.5
+
+
+# Longer by twice the picture's side exactly, while the other side is reduced by a little more than 2.
+UNEVEN = [(29, MAX_SIDE * 2), (MAX_SIDE * 2, 29), (301, MAX_SIDE * 2), (55, MAX_SIDE * 3)]
+
+
+@pytest.mark.parametrize("size", UNEVEN)
+def test_a_line_at_an_edge_is_shown(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    use_bands(monkeypatch, 256)
+    image, field = np.zeros((*size, 3), np.uint8), np.zeros(size, np.float32)
+    edges = (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:])
+    for edge in edges:
+        field[edge] = 9.0
+    mask = (field > 0).astype(np.uint8)
+    for drawn in (
+        drawing._to_display(image, field, 8.0, mask),
+        drawing._to_display(Pixels(image), Stored(field), 8.0, Pixels(mask)),
+    ):
+        assert max(drawn[0].shape) == MAX_SIDE
+        for plane in drawn[2:4]:
+            assert all(plane[edge].all() for edge in edges)
+            assert not plane[2:-2, 2:-2].any()
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 683, 1500, 2047, 2048])
+def test_blocks_leave_out_no_pixel(wanted: int) -> None:
+    for length in [*range(wanted, wanted + 300), 3 * wanted + 1, 5 * wanted - 1, 70_000]:
+        block = drawing._block(length, wanted)
+        first = drawing._middles(length, wanted).astype(int) - block // 2
+        assert first[0] <= 0
+        assert first[-1] + block >= length
+        assert (np.diff(first) <= block).all()
+
+
+def test_what_was_not_looked_at_is_so_up_to_the_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 64)
+    size = (MAX_SIDE * 3 // 2, 150)  # the first blocks begin before the edge
+    field = np.full(size, -1e38, np.float32)
+    field[:, :30] = field[:, -30:] = field[:150] = field[-150:] = np.nan
+    values, covered = drawing._to_display(Pixels(np.zeros((*size, 3), np.uint8)), Stored(field), None, None)[1::3]
+    assert not covered[:, :19].any()
+    assert not covered[:, -19:].any()
+    assert not covered[:99].any()
+    assert not covered[-99:].any()
+    assert covered[101:-101, 21:-21].all()
+    assert np.array_equal(np.unique(values), np.array([-np.inf, -1e38], np.float32))
+
+
+def test_sizes_in_files_are_compared_and_their_pixels_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 100)
+    image, field = Pixels(surface()), Stored(spot())
+    with pytest.raises(ValueError, match=r"^the map is \(400, 300\), its image is \(300, 400\) \(height, width\)$"):
+        overlay(image, Stored(spot().T), low=0, high=1)
+    with pytest.raises(ValueError, match=r"^the mask is \(400, 300\), its image is \(300, 400\) \(height, width\)$"):
+        overlay(image, field, low=0, high=1, mask=Pixels(np.zeros((400, 300), np.uint8)))
+    with pytest.raises(ValueError, match=r"^an overlay needs an \(H, W, 3\) uint8 image, found \(300, 400\) uint8$"):
+        overlay(Pixels(surface()[..., 0]), field, low=0, high=1)
+    long = np.zeros((5000, 10), np.uint8)
+    with pytest.raises(ValueError, match=r"^an overlay needs an \(H, W, 3\) uint8 image, found \(5000, 10\) uint8$"):
+        overlay(Pixels(long), Stored(long), low=0, high=1)
+
+
+class Picture(Pixels):
+    """A grey surface, made as it is read."""
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self.most = 0
+
+    @property
+    def size(self) -> Size:
+        return self._size
+
+    def read(self, box: Box) -> np.ndarray:
+        self.most = max(self.most, box.height * box.width)
+        return np.full((*box.size, 3), 90, np.uint8)
+
+
+class Map(Stored):
+    """One pixel stands out of a map that is made as it is read."""
+
+    def __init__(self, size: Size) -> None:
+        self._size = size
+        self.most = 0
+
+    @property
+    def size(self) -> Size:
+        return self._size
+
+    def read(self, box: Box) -> np.ndarray:
+        self.most = max(self.most, box.height * box.width)
+        field = np.zeros(box.size, np.float32)
+        if box.y0 <= 5555 < box.y0 + box.height:
+            field[5555 - box.y0, 1234] = 9.0
+        return field
+
+
+def test_memory_is_that_of_the_picture_and_not_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 256)
+    monkeypatch.setattr(drawing, "_BAND", 256 * 4096)
+    size = Size(8192, 4096)  # 100 MB of colours, 134 MB of scores
+    image, field = Picture(size), Map(size)
+    tracemalloc.start()
+    try:
+        drawn = overlay(image, field, low=0.0, high=9.0, threshold=8.0)[:MAX_SIDE]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert image.most == field.most == 256 * 4096
+    assert most < 120_000_000  # to draw on the picture of 2048 x 1024 takes most of it
+    rows, columns = np.nonzero(has(drawn, WHITE))
+    assert abs(rows.mean() - 5555 / 4) < 3
+    assert abs(columns.mean() - 1234 / 4) < 3

@@ -68,7 +68,7 @@ def test_a_name_that_is_none(uadctl):
     ended = uadctl("schema", "metric", code=2)
     assert ended.err == (
         'error: "metric": no such schema; did you mean metrics?\n'
-        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, score\n"
+        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, robustness, score\n"
     )
     ended = uadctl("schema", "run", "--write", "out", code=2)
     assert ended.err == "error: --write out writes all schemas; it goes without the name run\n"
@@ -133,6 +133,14 @@ ACCEPTED = [
     DEMO + CORE + "[metrics]\npixel = true\nfpr_limits = [0.05, 1]\n",
     DEMO + CORE + "[gate]\nimage_auroc = { min = 0.95 }\naupro_30 = { min = 0.5, max = 1 }\n",
     DEMO + CORE + '[gate.category."woven fabric"]\ntp = { min = 1 }\n',
+    DEMO + CORE + '[preprocess]\nsteps = "clahe"\nroi = "box:0,0,9,9"\nignore = "m.png"\nintensity = "window:0,1"\n',
+    DEMO + CORE + '[preprocess]\nsteps = ["clahe:grid=4", "industrial-metal"]\nignore = ["m.png"]\nraw = "*x9:uint8"\n',
+    DEMO + CORE + '[tiling]\nsize = 16\nstride = 16\nreduce = "hann"\nscore = "mean"\nfit = "resized"\n',
+    DEMO + CORE + '[augment]\nsteps = ["vignette", "noise:sigma=3"]\ncopies = 3\n',
+    DEMO + CORE + '[robustness]\ncorruptions = ["blur", "noise"]\nseverities = [5]\n',
+    DEMO + CORE + '[robustness]\ncorruptions = "blur"\n',
+    DEMO + CORE + '[robustness]\ncorruptions = ["${BLUR}"]\n',
+    DEMO + CORE + "[postprocess]\nnormalize = true\ngaussian_sigma = 2\nhysteresis = 3.5\n",
 ]
 
 
@@ -140,7 +148,7 @@ ACCEPTED = [
 def test_what_the_reader_takes_the_schema_takes(tmp_path, text):
     file = tmp_path / "s.toml"
     file.write_text(text, encoding="utf-8")
-    read_spec(file, env={"DEVICE": "cpu", "KIND": "demo", "KNN": "numpy"})
+    read_spec(file, env={"BLUR": "blur", "DEVICE": "cpu", "KIND": "demo", "KNN": "numpy"})
     assert problems(tomllib.loads(text)) == []
 
 
@@ -188,7 +196,18 @@ REFUSED = {
     DEMO + CORE + "[model.grid]\ncoreset_ratio = [true]\n": "$.model.grid.coreset_ratio[0]",
     DEMO + CORE + "[model.grid]\nseed = [1]\n": "$.model.grid.seed",
     DEMO + CORE + "[model.grid]\n": "$.model.grid",
+    DEMO + CORE + "[preprocess]\nsteps = 3\n": "$.preprocess.steps",
+    DEMO + CORE + "[preprocess]\nsteps = [3]\n": "$.preprocess.steps[0]",
+    DEMO + CORE + "[tiling]\nsize = 15\n": "$.tiling.size",
+    DEMO + CORE + '[tiling]\nsize = 64\nreduce = "blend"\n': "$.tiling.reduce",
+    DEMO + CORE + "[augment]\nsteps = []\n": "$.augment.steps",
+    DEMO + CORE + '[robustness]\ncorruptions = ["blurr"]\n': "$.robustness.corruptions[0]",
+    DEMO + CORE + '[robustness]\ncorruptions = "blurr"\n': "$.robustness.corruptions",
+    DEMO + CORE + "[robustness]\nseverities = [6]\n": "$.robustness.severities[0]",
+    DEMO + CORE + "[postprocess]\nopening = -1\n": "$.postprocess.opening",
     # keys that do not go together, or are missing
+    DEMO + CORE + "[tiling]\nstride = 64\n": "$.tiling",
+    DEMO + CORE + "[augment]\n": "$.augment",
     DEMO + CORE + "[run]\nseed = 1\nseeds = [1, 2]\n": "$.run",
     DEMO + CORE + "[preprocess]\nsize = 64\nresize = [64, 64]\n": "$.preprocess",
     DEMO + CORE + "[model.trainer]\nmax_epochs = 1\n": "$.model.trainer",
@@ -417,20 +436,21 @@ def all_kinds(tmp_path_factory) -> list[Path]:
             run("bench", "data", *limits, code=1),
             run("bench", "lone"),
             run("fit", "lone"),
+            run("fit", "lone", "--set", "tiling.size=48"),
             run("bench", "loco", "--set", "metrics.bootstrap=3", dataset="mvtec_loco"),
             run("bench", "groups.csv", "--set", "run.seeds=[0,1]", dataset="manifest"),
         ]
 
 
-# The others are written of models of anomalib only: tests/test_parity.py
-OF_EVERY_RUN = sorted(set(DOCUMENTS) - {"parity", "anomalib"})
+# The others are written when they are asked for: tests/test_parity.py, tests/test_robustness.py
+OF_EVERY_RUN = sorted(set(DOCUMENTS) - {"parity", "anomalib", "robustness"})
 
 
 @pytest.mark.parametrize("name", OF_EVERY_RUN)
 def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finished, name):
     schema = kept(name)
     found = [document for run in (*all_kinds, finished) for document in documents(run, name)]
-    assert len(found) >= {"run": 6, "metrics": 11, "gate": 1, "thresholds": 6, "timing": 11}[name]
+    assert len(found) >= {"run": 7, "metrics": 11, "gate": 1, "thresholds": 7, "timing": 12}[name]
     for document in found:
         assert problems(document, schema) == []
     written = set().union(*(used(schema, document) for document in found))
@@ -456,7 +476,7 @@ def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
     assert problems({**document, "banana": 1}, schema) != []
-    for key in set(document) - {"seeds", "sds", "sd_reasons"}:  # absent before 0.5
+    for key in set(document) - {"seeds", "sds", "sd_reasons", "tiling"}:  # absent before 0.5, 0.7
         assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
     assert problems({**document, "schema": 2}, schema) != []
 
@@ -502,10 +522,11 @@ def test_every_key_that_files_of_before_lack_says_so():
         for name in DOCUMENTS
         for record, schema in kept(name)["$defs"].items()
         for key, entry in schema.get("properties", {}).items()
-        if entry.get("description", "").endswith(" Absent before 0.4.")
+        if entry.get("description", "").endswith((" Absent before 0.4.", " Absent before 0.7."))
     }
+    new = {("PixelScale", "normalize"), ("ThresholdsDocument", "tiling")}
     measured = {(r, k) for r in ("Measured", "UnitMeasured") for k in ("pixel_threshold", "by_defect", "intervals")}
-    assert found == {("Counts", "train_defects_left_out"), ("PixelScale", "sigmas"), *measured}
+    assert found == {("Counts", "train_defects_left_out"), ("PixelScale", "sigmas"), *new, *measured}
     for name in ("metrics", "thresholds"):
         for record, schema in kept(name)["$defs"].items():
             assert not {key for of, key in found if of == record} & set(schema["required"])

@@ -60,7 +60,32 @@ def test_what_is_written_reads_back_equal() -> None:
     assert spec.models[1].params["odd key"] == {"a": [1, {"b": "a${b}"}], "c": {}}
 
 
-@pytest.mark.parametrize("extra", ["", "[preprocess]\nresize = [64, 32]\ncrop = [8, 8]\n"])
+CAMERA = """\
+[preprocess]
+intensity = "window:0,4095"
+raw = "*x512x3:uint16"
+steps = ["industrial-metal", "flat_field:reference=flat $${X}/1.png"]
+roi = "polygon:0,0 0,90 90,90"
+ignore = ["box:1,2,3,4", "mask ü.png"]
+"""
+TABLES = """\
+[tiling]
+size = 100
+[augment]
+steps = ["vignette", "noise:sigma=3"]
+[robustness]
+corruptions = ["blur"]
+severities = [2]
+[postprocess]
+gaussian_sigma = 1
+hysteresis = 4
+"""
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["", "[preprocess]\nresize = [64, 32]\ncrop = [8, 8]\n", CAMERA, TABLES, CAMERA + TABLES, "[robustness]\n"],
+)
 def test_a_small_spec_reads_back_equal(extra: str) -> None:
     spec = read('[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n' + extra)
     assert read(to_toml(spec), "copy/other.toml") == spec
@@ -90,6 +115,9 @@ on_error = "fail"
 
 [preprocess]
 size = 256
+intensity = "full"
+steps = []
+ignore = []
 
 [model]
 name = "vision_strict"
@@ -120,6 +148,29 @@ bootstrap = 0
     )
 
 
+def test_what_is_off_by_default_is_written_where_it_is_on(tmp_path: Path) -> None:
+    spec = read('[model]\nname = "strict"\n[dataset]\nname = "demo"\n' + CAMERA + TABLES)
+    written = to_toml(spec)
+    tables = [line for line in written.splitlines() if line.startswith("[")]
+    assert tables == [
+        "[run]",
+        "[dataset]",
+        "[preprocess]",
+        "[tiling]",
+        "[augment]",
+        "[robustness]",
+        "[model]",
+        "[model.params]",
+        "[postprocess]",
+        "[calibration]",
+        "[metrics]",
+    ]
+    assert f'"flat_field:reference={tmp_path}/flat $${{X}}/1.png,dark="]\n' in written
+    assert f'ignore = ["box:1,2,3,4", "{tmp_path}/mask ü.png"]\n' in written
+    assert "[tiling]\nsize = 100\nstride = 75\nreduce = " in written
+    assert "[preprocess]\nsize = 100\n" in written
+
+
 def test_the_dict_is_what_the_toml_says() -> None:
     content = to_dict(read(TEXT))
     assert list(content) == ["run", "dataset", "preprocess", "model", "calibration", "metrics"]
@@ -134,7 +185,14 @@ def test_the_hash_leaves_out_where_and_keeps_what() -> None:
     assert int(short, 16) >= 0
     assert spec_hash(read(TEXT, root="other", run_dir="there")) == short
     assert spec_hash(read(to_toml(spec), "elsewhere/s.toml")) == short
-    for change in ("run.threads=4", "run.seed=1", "run.name=y", "metrics.pixel=false", "model.any.params.n_jobs=2"):
+    for change in (
+        "run.threads=4",
+        "run.seed=1",
+        "run.name=y",
+        "metrics.pixel=false",
+        "tiling.size=64",
+        "model.any.params.n_jobs=2",
+    ):
         assert spec_hash(read(TEXT, set=(change,))) != short, change
 
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import parts
 import pytest
 
-from uadctl.spec import DATASETS, PROTOCOLS, create_model, read_spec, variants
+from uadctl.spec import (
+    DATASETS,
+    PROTOCOLS,
+    AugmentTable,
+    Overrides,
+    PostprocessTable,
+    RobustnessTable,
+    RunSpec,
+    TilingTable,
+    create_model,
+    read_spec,
+    variants,
+)
+from uadctl.spec.areas import parse_intensity
+from uadctl.spec.camera_steps import read_steps
+from uadctl.spec.corruptions import SEVERITIES
+from uadctl.spec.reading import fields_of
+from uadctl.spec.values import shown
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -27,6 +45,7 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
         "compare_models",
         "demo",
         "folder",
+        "industrial_camera",
         "manifest",
         "mvtec_ad2_patchcore",
         "mvtec_anomalydino",
@@ -36,6 +55,7 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
         "mvtec_patchcore_wrn50",
         "mvtec_winclip",
         "sweep",
+        "tiled",
         "visa_patchcore",
     ]
     for file in files:
@@ -119,3 +139,41 @@ def test_the_few_shot_spec_draws_three_times_of_each_number(env):
     spec = read_spec(str(SPECS / "mvtec_anomalydino.toml"), env=env).spec
     assert spec.run.all_seeds == (0, 1, 2)
     assert [variant.shots for variant in variants(spec)] == [1, 4, 16]
+
+
+def test_the_tiled_spec_says_what_goes_without_saying(env):
+    spec = read_spec(str(SPECS / "tiled.toml"), env=env).spec
+    assert spec.tiling == TilingTable(size=256, stride=TilingTable(size=256).tiling.stride, reduce="hann")
+    assert (spec.tiling.fit, spec.preprocess.size) == ("tiles", 256)
+
+
+def test_the_spec_of_a_changing_camera_uses_all_that_there_is_for_it(env):
+    spec = read_spec(str(SPECS / "industrial_camera.toml"), env=env).spec
+    assert spec.preprocess.steps == tuple(map(str, read_steps(("industrial-metal",))))
+    assert parse_intensity(spec.preprocess.intensity) == ("percentile", (0.1, 99.9))
+    assert spec.augment is not None
+    assert spec.augment.copies == 2
+    assert spec.robustness is not None
+    learned = {step.partition(":")[0] for step in spec.augment.steps}
+    assert learned < set(spec.robustness.corruptions) <= set(SEVERITIES)
+    assert spec.postprocess == PostprocessTable(min_area=12)
+    roi = "preprocess.roi=box:100,80,980,1180"
+    assert roi in (SPECS / "industrial_camera.toml").read_text(encoding="utf-8")
+    cut = read_spec(str(SPECS / "industrial_camera.toml"), Overrides(set=(roi,)), env=env).spec
+    assert cut.preprocess.roi == "box:100,80,980,1180"
+
+
+def test_the_quickstart_lists_the_optional_tables_with_their_keys():
+    text = (SPECS.parent / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `\[(\w+)\]` \| .*? \| (.*) \|$", text, re.M)}
+    optional = [f for f in fields_of(RunSpec) if f.default is None]
+    assert set(rows) == {f.encode_name for f in optional}
+    assert len(rows) == 5
+    records = {"tiling": TilingTable, "augment": AugmentTable, "robustness": RobustnessTable}
+    for name, record in {**records, "postprocess": PostprocessTable}.items():
+        said = dict(re.findall(r"`(\w+)`(?: = (\[[^]]*\]|[^ ,|]+))?", rows[name]))
+        wanted = {f.encode_name: f.default for f in fields_of(record)}
+        assert list(said) == list(wanted)
+        for key, value in said.items():
+            if value:
+                assert value == shown(wanted[key]), f"{name}.{key}"

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_bands import Stored, use_bands
 
+from uadctl.errors import DataError
 from uadctl.metrics import is_anomalous
+from uadctl.records import Box
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
 
@@ -131,6 +134,52 @@ def test_streamed_pixel_statistics_equal_those_of_all_pixels() -> None:
     assert calibration.mean == pytest.approx(pixels.mean(), rel=1e-14)
     assert calibration.std == pytest.approx(pixels.std(), rel=1e-9)
     assert calibration.max == pixels.max()
+
+
+def statistics(calibration: PixelCalibration) -> tuple[float, ...]:
+    return (*(getattr(calibration, name) for name in ("images", "n", "left_out", "mean", "std", "max")),)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300, 5000])
+def test_maps_in_files_give_the_numbers_of_arrays(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    use_bands(monkeypatch, rows)
+    rng = np.random.default_rng(2)
+    maps = [rng.normal(3, 1, size=shape).astype(np.float32) for shape in [(1400, 900), (1, 1), (9, 400), (2, 2**21)]]
+    maps[0][1000:1200] = np.nan
+    whole, files = PixelCalibration(), PixelCalibration()
+    stored = [Stored(scores) for scores in maps]
+    for scores, file in zip(maps, stored, strict=True):
+        whole.add(scores)
+        files.add(file)
+    assert statistics(files) == statistics(whole)  # to the bit: added up in the same blocks
+    assert files.threshold() == whole.threshold()
+    assert stored[0].most == min(rows, 1400) * 900
+
+
+class Broken(Stored):
+    """Its last row cannot be read."""
+
+    def read(self, box: Box) -> np.ndarray:
+        if box.y0 + box.height == self.size.height:
+            raise DataError("map.tiff is truncated")
+        return super().read(box)
+
+
+def test_a_map_in_a_file_that_is_refused_late_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_bands(monkeypatch, 600)
+    scores = np.ones((3000, 900), np.float32)
+    calibration = PixelCalibration()
+    calibration.add([[0.5, 1.5]])
+    before = statistics(calibration)
+    with pytest.raises(DataError, match=r"^map\.tiff is truncated$"):
+        calibration.add(Broken(scores))
+    scores[-1, -1] = math.inf
+    for given_map in (scores, Stored(scores)):
+        with pytest.raises(
+            ValueError, match=r"^the map holds an infinite value; expected finite scores, or NaN where "
+        ):
+            calibration.add(given_map)
+    assert statistics(calibration) == before
 
 
 def test_maps_that_calibrate_nothing() -> None:

@@ -7,9 +7,10 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from msgspec.structs import replace
@@ -18,14 +19,16 @@ from uadctl import heap
 from uadctl.datasets.mvtec_loco import load_defects
 from uadctl.errors import DataError, Problem, RunError, SpecError, UadctlError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
-from uadctl.imaging.files import image_size, read_mask, write_map, write_png
+from uadctl.imaging.files import image_size, read_mask, write_png
 from uadctl.imaging.overlay import overlay
+from uadctl.imaging.raster import defect_count, open_mask
 from uadctl.inference import Scored, stream
 from uadctl.metrics import CategoryMetrics, Measurement, check_saturations
 from uadctl.parity import Answer, Question, compare, why_never
 from uadctl.plan import Cell, Plan, build_detector, distinct_models, make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size
+from uadctl.robustness import Corruption, find_corruptions, measure_robustness
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.driver import Driver
@@ -35,6 +38,7 @@ from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.runs.summary import summarise
 from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
+from uadctl.spec.grammar import RobustnessTable
 from uadctl.spec.signature import constructor_kwargs, rebuild_model
 from uadctl.submission import SubmissionPart, private_images, write_submission
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from uadctl.features.cache import FeatureCache
+    from uadctl.imaging.raster import Field, Raster, RawLayout
     from uadctl.models.base import Detector
     from uadctl.runs.fitted import Fitted
     from uadctl.spec import RunSpec
@@ -72,6 +77,7 @@ class BenchResult(RunResult):
     submission: tuple[SubmissionPart, ...] = ()
     submission_error: UadctlError | None = None
     answers: dict[Question, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
+    robustness: dict[str, dict[str, dict[str, Any]]] | None = None
     answers_error: UadctlError | None = None
 
 
@@ -82,6 +88,7 @@ def bench(
     submission: str | None = None,
     trust_checkpoint: bool = False,
     questions: Sequence[Question] = (),
+    robustness: bool = False,
     progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> BenchResult:
@@ -93,6 +100,8 @@ def bench(
     trust_checkpoint: files of trained models may run code while they are loaded.
     questions: what else to find out about models of anomalib, see `uadctl.parity`. Finished units are asked too, each
         question once.
+    robustness: measure what the finished units make of changed images, each once, see `uadctl.robustness`; a spec with
+        a table [robustness] asks for it itself.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell, are rows of metrics.json, and are listed in the result.
     """
@@ -105,7 +114,17 @@ def bench(
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
     with run.locked():
-        return _bench(plan, run, previous, notes, progress, submission, questions)
+        return _bench(plan, run, previous, notes, progress, submission, questions, _corruptions(spec, robustness))
+
+
+def _corruptions(spec: RunSpec, asked: bool) -> list[Corruption]:
+    """What the table [robustness] says, or without one its defaults if it is asked for; else nothing."""
+    table = spec.robustness
+    if table is None:
+        if not asked:
+            return []
+        table = RobustnessTable()
+    return find_corruptions(table.corruptions, table.severities, seed=spec.run.all_seeds[0])
 
 
 def _prepare(plan: Plan, resume: RunFolder | None, questions: Sequence[Question], *, trust_checkpoint: bool) -> None:
@@ -157,8 +176,15 @@ def _why_never_kind(spec: RunSpec, cell: Cell, question: Question) -> str | None
     return why_never(rebuild_model(cell.model.name, params, device=spec.run.device), question)
 
 
-# How each question is asked on the command line.
-_FLAGS: dict[Question, str] = {"parity": "--parity", "anomalib": "--protocol anomalib"}
+# What is asked of a unit once it is finished: the names of its answers' files without .json.
+_Asked: TypeAlias = Question | Literal["robustness"]
+
+# How each is asked for on the command line.
+_FLAGS: dict[_Asked, str] = {
+    "parity": "--parity",
+    "anomalib": "--protocol anomalib",
+    "robustness": "--robustness",
+}
 
 
 def _check_questions(reasons: Mapping[Question, Mapping[str, str | None]]) -> None:
@@ -249,30 +275,37 @@ def _submit(
     return parts, RunError([*problems, Problem(last.message, f"{last.help}\n{again}" if last.help else again)])
 
 
-def _ask(plan: Plan, run: RunFolder, questions: Sequence[Question], progress: Progress) -> UadctlError | None:
+def _ask(
+    plan: Plan,
+    run: RunFolder,
+    questions: Sequence[Question],
+    corruptions: Sequence[Corruption],
+    progress: Progress,
+) -> UadctlError | None:
     """Have each finished unit answer what it has not answered before, into its folder.
 
-    What stops one unit does not stop the others; all that was wrong comes back as one error.
+    What stops one answer does not stop the others; all that was wrong comes back as one error.
     """
-    spec = plan.spec
     problems: list[Problem] = []
     unforeseen: Exception | None = None
+    together: list[tuple[_Asked, ...]] = [tuple(questions), ("robustness",) if corruptions else ()]
     for cell in plan.cells:
-        unit = run.unit(cell.category, cell.model.label, cell.seed)
-        open_ = [question for question in questions if not unit.has(question)]
-        if unit.status != "done" or not open_:
+        unit = _unit(run, cell)
+        if unit.status != "done":
             continue
-        try:
-            for question, answer in _answers(spec, cell, unit, open_, progress).items():
-                unit.write(question, answer.document())
-        except UadctlError as error:
-            problems += [Problem(f"{cell.title}: {p.message}", p.help) for p in error.problems]
-        except Exception as error:  # noqa: BLE001 - whatever ends one comparison must not end the others
-            problems.append(Problem(f"{cell.title}: {type(error).__name__}: {error}"))
-            unforeseen = error
+        for asked in together:
+            open_ = [name for name in asked if not unit.has(name)]
+            try:
+                for name, answer in _answers(plan.spec, cell, unit, open_, corruptions, progress).items():
+                    unit.write(name, answer)
+            except UadctlError as error:
+                problems += [Problem(f"{cell.title}: {p.message}", p.help) for p in error.problems]
+            except Exception as error:  # noqa: BLE001 - whatever ends one answer must not end the others
+                problems.append(Problem(f"{cell.title}: {type(error).__name__}: {error}"))
+                unforeseen = error
     if not problems:
         return None
-    again = " ".join(_FLAGS[question] for question in questions)
+    again = " ".join(_FLAGS[name] for asked in together for name in asked)
     words = f"When that is mended: {shlex.join(['uadctl', 'bench', '--resume', str(run.path)])} {again}"
     last = problems.pop()
     told = RunError([*problems, Problem(last.message, f"{last.help}\n{words}" if last.help else words)])
@@ -281,14 +314,25 @@ def _ask(plan: Plan, run: RunFolder, questions: Sequence[Question], progress: Pr
 
 
 def _answers(
-    spec: RunSpec, cell: Cell, unit: UnitFolder, questions: Sequence[Question], progress: Progress
-) -> dict[Question, Answer]:
-    """What one finished unit has to say; its model is read only if it is one of anomalib's."""
+    spec: RunSpec,
+    cell: Cell,
+    unit: UnitFolder,
+    asked: Sequence[_Asked],
+    corruptions: Sequence[Corruption],
+    progress: Progress,
+) -> dict[_Asked, dict[str, Any]]:
+    """What one finished unit has to say, as documents; its model is read only if it is needed."""
+    questions: list[Question] = [name for name in asked if name != "robustness"]
     never = {question: _why_never_kind(spec, cell, question) for question in questions}
-    if all(never.values()):
-        return {question: Answer(reason=reason) for question, reason in never.items()}
+    if all(never.values()) and "robustness" not in asked:
+        return {question: Answer(reason=reason).document() for question, reason in never.items()}
     trained = fitted_model.load(unit, device=spec.run.device)
-    return compare(spec, cell, trained, questions, measured=unit.read("metrics"), progress=progress)
+    if "robustness" in asked:
+        pixels = _pixels(cell.test, trained.camera.raw) if spec.metrics.pixel and cell.dataset.has_masks else 0
+        found = measure_robustness(spec, cell, trained, corruptions, pixels=pixels, progress=progress)
+        return {"robustness": found}
+    answers = compare(spec, cell, trained, questions, measured=unit.read("metrics"), progress=progress)
+    return {question: answer.document() for question, answer in answers.items()}
 
 
 def _bench(
@@ -299,11 +343,15 @@ def _bench(
     progress: Progress,
     submission: str | None,
     questions: Sequence[Question],
+    corruptions: Sequence[Corruption],
 ) -> BenchResult:
     spec = plan.spec
     samples = {c.category: (*c.pool, *c.dataset.validation, *c.test) for c in plan.cells}
     defects = {c.category: c.dataset.defects for c in plan.cells}
-    fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
+    camera = [path for _, path in spec.preprocess.files]
+    fingerprint = functools.cache(
+        lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
+    )
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     # What is said of the data is said once, not for every model and seed.
     tells = {cell.category: cell for cell in reversed(plan.cells)}
@@ -311,8 +359,9 @@ def _bench(
 
     for category, known in (previous or {}).get("data", {}).items():
         if category in samples and fingerprint(category) != known:
+            named = ", or the files that [preprocess] names," if camera else ""
             raise RunError(
-                f"{run.path}: cannot be resumed: the images of {category} are not those that it began with",
+                f"{run.path}: cannot be resumed: the images of {category}{named} are not those that it began with",
                 help="Start a new run.",
             )
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
@@ -340,9 +389,9 @@ def _bench(
     if gate is not None:
         run.write("gate", gate.document())
     unanswered: UadctlError | None = None
-    if questions:
+    if questions or corruptions:
         with driver.interruptible():
-            unanswered = _ask(plan, run, questions, progress)
+            unanswered = _ask(plan, run, questions, corruptions, progress)
     submitted: list[SubmissionPart] = []
     incomplete: UadctlError | None = None
     if submission is not None:
@@ -361,6 +410,7 @@ def _bench(
         submission=tuple(submitted),
         submission_error=incomplete,
         answers={question: _answered(units, question) for question in questions},
+        robustness=_answered(units, "robustness") if corruptions else None,
         answers_error=unanswered,
     )
 
@@ -425,7 +475,7 @@ def _collect(units: Sequence[UnitFolder]) -> dict[str, Any]:
     return {"results": results, **summarise(results)}
 
 
-def _answered(units: Sequence[UnitFolder], question: Question) -> dict[str, dict[str, dict[str, Any]]]:
+def _answered(units: Sequence[UnitFolder], question: _Asked) -> dict[str, dict[str, dict[str, Any]]]:
     """By category, label and seed the answers of the units that have one."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for unit in units:
@@ -489,8 +539,9 @@ def _bench_cell(
         found = stream(
             trained.detector,
             [s.path for s in cell.test],
-            geometry=trained.geometry,
+            intake=trained.intake,
             threads=spec.run.threads,
+            progress=progress,
         )
         for sample, item in zip(cell.test, found, strict=True):
             tested.take(sample, item, warn=warn)
@@ -566,15 +617,15 @@ def _one_sided(counts: Mapping[str, int]) -> str | None:
     return None
 
 
-def _pixels(samples: Iterable[Sample]) -> int:
-    """How many pixels these images have together, from the files' headers.
+def _pixels(samples: Iterable[Sample], raw: RawLayout | None) -> int:
+    """How many pixels these images have together, from the files' headers. raw: layout of files named *.raw.
 
     An image that cannot be read has none; the stage that decodes it says so.
     """
     pixels = 0
     for sample in samples:
         try:
-            size = image_size(sample.path)
+            size = image_size(sample.path, raw=raw)
         except DataError:
             continue
         pixels += size.height * size.width
@@ -583,13 +634,31 @@ def _pixels(samples: Iterable[Sample]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """Ground truth of one image: (H, W) 0 and 1, and its defects one by one where a protocol tells them apart."""
+    """Ground truth of one image: (H, W) 0 and 1, and its defects one by one where a protocol tells them apart.
 
-    mask: NDArray[np.uint8] | None = None
+    mask: of an image too large for memory read region by region.
+    """
+
+    mask: NDArray[np.uint8] | Raster | None = None
     defects: Sequence[tuple[DefectConfig, NDArray[np.bool_]]] | None = None
 
+    def close(self) -> None:
+        if self.mask is not None and not isinstance(self.mask, np.ndarray):
+            self.mask.close()
 
-_NO_TRUTH = _Truth()
+
+def _marked(paths: Sequence[str], size: Size, *, whole: bool) -> tuple[_Truth, bool]:
+    """The truth that mask files show, and whether it has a defect pixel. whole: in memory. Raises DataError."""
+    if whole:
+        mask = read_mask(paths, size=size)
+        return _Truth(mask), bool(mask.any())
+    raster = open_mask(paths, size=size)
+    try:
+        # All of it is read once: what is broken is told before anything of the image is counted.
+        return _Truth(raster), defect_count(raster) > 0
+    except BaseException:
+        raster.close()
+        raise
 
 
 class _Tested:
@@ -610,7 +679,7 @@ class _Tested:
             threshold_reason=image.reason,
             pixel=spec.metrics.pixel,
             has_masks=cell.dataset.has_masks,
-            pixels=_pixels(cell.test) if self._measures_pixels else 0,
+            pixels=_pixels(cell.test, trained.camera.raw) if self._measures_pixels else 0,
             memory=spec.metrics.memory_bytes,
             pixel_threshold=None if pixel is None else pixel.threshold,
             saturations=self._defects is not None,
@@ -626,7 +695,7 @@ class _Tested:
 
     def take(self, sample: Sample, item: Scored, *, warn: Callable[[str], None]) -> None:
         limit = self._trained.calibration.image.value
-        if item.prediction is None or item.image is None:
+        if item.prediction is None or item.image is None or item.size is None:
             error = item.error or DataError(f"{sample.path}: no prediction")
             if self._spec.dataset.on_error == "fail":
                 raise error
@@ -649,13 +718,13 @@ class _Tested:
             return
         score, field = item.prediction.score, item.prediction.map
         map_name = None
-        truth = self._truth(sample, Size(*item.image.shape[:2]), warn) if self._measures_pixels else _NO_TRUTH
-        if field is not None:
-            file = self._unit.map_path(self._stems[sample.relative])
-            write_map(file, field)
-            map_name = file.relative_to(self._unit.path).as_posix()
-            self._draw(sample, item.image, field, score, truth.mask)
-        self._metrics.add(sample, score, field, truth.mask, truth.defects)
+        with closing(self._truth(sample, item.image, item.size, warn)) as truth:
+            if field is not None:
+                file = self._unit.map_path(self._stems[sample.relative])
+                self._trained.intake.keep_map(file, field)
+                map_name = file.relative_to(self._unit.path).as_posix()
+                self._draw(sample, item.image, field, score, truth.mask)
+            self._metrics.add(sample, score, field, truth.mask, truth.defects)
         self._seconds.append(item.seconds)
         self.rows.append(
             (
@@ -672,10 +741,17 @@ class _Tested:
             )
         )
 
-    def _truth(self, sample: Sample, size: Size, warn: Callable[[str], None]) -> _Truth:
-        """The ground truth of an image: zeros for a good one, nothing where it is unknown or cannot be read."""
+    def _truth(
+        self, sample: Sample, image: NDArray[np.uint8] | Raster, size: Size, warn: Callable[[str], None]
+    ) -> _Truth:
+        """The ground truth of an image: zeros for a good one, nothing where it is unknown or cannot be read.
+
+        Of an image that is not whole in memory the masks are not either; but defects one by one are.
+        """
+        if not self._measures_pixels:
+            return _Truth()
         if sample.label == 0:
-            return _Truth(np.zeros(size, np.uint8))
+            return _Truth(np.broadcast_to(np.uint8(0), size))  # takes no memory, whatever the size
         if sample.label == 1 and sample.masks:
             try:
                 if self._defects is not None:
@@ -683,25 +759,25 @@ class _Tested:
                     check_saturations(sample, defects)
                     mask = np.any([pixels for _, pixels in defects], axis=0).astype(np.uint8)
                     return _Truth(mask, defects)
-                mask = read_mask(sample.masks, size=size)
-                if not mask.any():
+                truth, marked = _marked(sample.masks, size, whole=isinstance(image, np.ndarray))
+                if not marked:
                     warn(
                         f"{', '.join(sample.masks)}: no pixel is above 0, so the pixels of {sample.path} count as good"
                     )
-                return _Truth(mask)
+                return truth
             except DataError as error:
                 if self._spec.dataset.on_error == "fail":
                     raise
                 warn(f"left out of the pixel metrics: {error}")
-        return _NO_TRUTH
+        return _Truth()
 
     def _draw(
         self,
         sample: Sample,
-        image: NDArray[np.uint8],
-        field: NDArray[np.float32],
+        image: NDArray[np.uint8] | Raster,
+        field: Field,
         score: float,
-        mask: NDArray[np.uint8] | None,
+        mask: NDArray[np.uint8] | Raster | None,
     ) -> None:
         scale = self._trained.calibration.pixel
         if scale is None:

@@ -19,6 +19,7 @@ from uadctl.spec import variants
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
 if TYPE_CHECKING:
+    from uadctl.records import Tiling
     from uadctl.runs.folder import RunFolder, UnitFolder
 
 
@@ -44,6 +45,7 @@ def calibrate(
     label: str | None = None,
     seed: int | None = None,
     good: Sequence[str] = (),
+    tiling: Tiling | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> list[Recalibrated]:
@@ -58,6 +60,8 @@ def calibrate(
     good: image files, and folders of them, of one category. A copy of a training image is refused if the data set is
         still where the run found it, and one of a test image warned about, as are scores near zero, which a memorised
         image would have. Copies count once.
+    tiling: cuts the given images into tiles, another way than the unit was calibrated with; it then scores in this way.
+        None: as before.
     device: where the network runs for the given images; None: as the spec says.
 
     What the run measured stays as it is: metrics.json, scores.csv and overlays belong to the threshold they were made
@@ -68,12 +72,14 @@ def calibrate(
     them has scores; DataError, which lists every problem, for images that cannot be read or were learned.
     """
     progress = progress or Silent()
+    if tiling is not None and not good:
+        raise SpecError(f"{tiling}: the scores at hand were made another way", help="Give good images: --good DIR")
     if alpha is not None and not 0 < alpha < 1:
         raise SpecError(f"alpha is {alpha}; expected a share of good images above 0 and below 1")
     units = run.finished(category=category, label=label, seed=seed)
     old = [read_calibration(unit) for unit in units]
     if good:
-        new = _from_images(run, units, old, good, alpha=alpha, device=device, progress=progress)
+        new = _from_images(run, units, old, good, alpha=alpha, tiling=tiling, device=device, progress=progress)
     else:
         new = [_from_scores(before, alpha) for before in old]
         if not any(after.scores for after in new):
@@ -128,12 +134,13 @@ def _from_images(
     good: Sequence[str],
     *,
     alpha: float | None,
+    tiling: Tiling | None,
     device: str | None,
     progress: Progress,
 ) -> list[Calibration]:
     """Score the images with every unit's model."""
     from uadctl.inference import stream, use_threads
-    from uadctl.runs.fitted import load
+    from uadctl.runs.fitted import load, why_no_tiles
 
     categories = sorted({unit.category for unit in units})
     if len(categories) > 1:
@@ -148,10 +155,13 @@ def _from_images(
     new = []
     for unit, before in zip(units, old, strict=True):
         fitted = load(unit, device=device or spec.run.device)
+        if tiling is not None and (why := why_no_tiles(fitted)) is not None:
+            raise SpecError(f"{unit}: {tiling}: {why}")
+        fitted = fitted.tiled(before.tiling if tiling is None else tiling)
         scores: list[float] = []
         pixels = PixelCalibration()
         problems: list[str] = []
-        found = stream(fitted.detector, paths, geometry=fitted.geometry, threads=spec.run.threads)
+        found = stream(fitted.detector, paths, intake=fitted.intake, threads=spec.run.threads, progress=progress)
         seed = f" · seed {unit.seed}" if len(spec.run.all_seeds) > 1 else ""
         with progress.task(f"calibrate {unit.category} · {unit.label}{seed}", len(paths)) as task:
             for item in found:
@@ -166,19 +176,25 @@ def _from_images(
             raise DataError(with_help(problems, "Remove them; nothing was changed."))
         if not (isinstance(fitted.detector, TrainedElsewhere) and fitted.detector.scores_are_cut):
             _warn_of_memorised(unit, paths, scores, before, progress)
-        new.append(_calibration(scores, PixelScale.of(pixels, spec.calibration), before, alpha))
+        normalize = fitted.postprocess is not None and fitted.postprocess.normalize
+        pixel = PixelScale.of(pixels, spec.calibration, normalize=normalize)
+        new.append(_calibration(scores, pixel, before, alpha, fitted.calibration.tiling))
     return new
 
 
 def _calibration(
-    scores: Sequence[float], pixel: PixelScale | None, before: Calibration, alpha: float | None
+    scores: Sequence[float],
+    pixel: PixelScale | None,
+    before: Calibration,
+    alpha: float | None,
+    tiling: Tiling | None,
 ) -> Calibration:
     wanted = before.image.alpha if alpha is None else alpha
     if wanted is None:
         raise RunError("the threshold in force has no alpha", help="Give --alpha.")
     value = quantile_threshold(scores, alpha=wanted)
     image = Threshold(value=value, method="quantile", alpha=wanted, n=len(scores), source="given")
-    return Calibration(image, pixel, tuple(sorted(scores)))
+    return Calibration(image, pixel, tuple(sorted(scores)), tiling)
 
 
 def _files(good: Sequence[str]) -> list[str]:

@@ -6,9 +6,10 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec.structs import replace
@@ -16,7 +17,10 @@ from msgspec.structs import replace
 from uadctl.datasets import LayoutError, list_splits
 from uadctl.datasets.mvtec_loco import load_defects
 from uadctl.errors import DataError, Problem
-from uadctl.imaging.files import read_image, read_mask
+from uadctl.imaging.camera import Camera
+from uadctl.imaging.files import check_whole
+from uadctl.imaging.geometry import Geometry
+from uadctl.imaging.raster import defect_count, open_mask
 from uadctl.metrics import check_saturations
 from uadctl.metrics.official import SORTS, sort_of
 from uadctl.models.base import TrainedElsewhere
@@ -32,19 +36,18 @@ from uadctl.plan import (
     too_few_for_shots,
 )
 from uadctl.progress import Progress, Silent
-from uadctl.records import DefectConfig, Sample, Size
-from uadctl.runs.fitted import geometry_for
+from uadctl.records import DefectConfig, Sample, Size, row_boxes
+from uadctl.runs.fitted import camera_of, geometry_for
 from uadctl.spec import DatasetTable, resolve_dataset
-from uadctl.spec.grammar import usable_cores
+from uadctl.spec.grammar import PreprocessTable, usable_cores
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from uadctl.datasets import Dataset
-    from uadctl.imaging.geometry import Geometry
     from uadctl.spec import RunSpec
 
 _ADD_MASKS = "Their pixels are left out of the pixel metrics and counted. Add the masks to measure them."
+# Pixels of an image that are looked at together.
+_AT_ONCE = 1 << 24
 _SKIP_BROKEN = 'Replace the files, or leave them out with: [dataset] on_error = "skip"'
 
 
@@ -153,7 +156,11 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
     does not fit are taken into account. Raises SpecError as well where a model does not take its parameters.
     """
     detectors = [build_detector(spec, model) for model in distinct_models(spec)]
-    geometries = (geometry_for(spec.preprocess, stride=detector.stride) for detector in detectors)
+    # A tile is padded to its size, so that every resize of it fits.
+    geometries = (
+        geometry_for(spec.preprocess, stride=detector.stride) if spec.tiling is None else Geometry(size=None)
+        for detector in detectors
+    )
     learns = not all(isinstance(detector, TrainedElsewhere) and detector.comes_trained for detector in detectors)
     use = _Use(
         pixel=spec.metrics.pixel,
@@ -162,6 +169,8 @@ def check_spec(spec: RunSpec, *, progress: Progress | None = None) -> Report:
         holdout=spec.calibration.holdout if learns else None,
         learns=learns,
         geometries=tuple(dict.fromkeys(geometries)),
+        preprocess=spec.preprocess,
+        tiled=spec.tiling is not None,
     )
     return _check(spec.dataset, use, threads=spec.run.threads, progress=progress or Silent())
 
@@ -172,6 +181,7 @@ class _Use:
 
     every_split: all test splits on disk are looked at, where they share no image.
     learns: a model learns the training images; False where all of them come trained.
+    preprocess: the spec's. tiled: images are cut into tiles.
     """
 
     protocol: str
@@ -181,6 +191,16 @@ class _Use:
     holdout: float | None = None
     learns: bool = True
     geometries: tuple[Geometry, ...] = ()
+    preprocess: PreprocessTable = field(default_factory=PreprocessTable)
+    tiled: bool = False
+
+    def camera(self, train: Sequence[Sample], findings: _Findings) -> Camera:
+        """How a category's images are seen. What cannot be used of it is found, and the rest is checked without."""
+        try:
+            return camera_of(self.preprocess, training=[sample.path for sample in train])
+        except DataError as error:
+            findings.error(error.message, error.help)
+            return Camera()
 
 
 @dataclass(slots=True)
@@ -266,12 +286,13 @@ def _check_category(
         _missing_masks(dataset, test, findings)
         for other in further.values():
             _missing_masks(other, other.test, findings)
+    camera = use.camera(train, findings)
     sizes: Counter[Size] = Counter()
     first: dict[Size, Sample] = {}
     alike: dict[bytes, list[tuple[str, Sample]]] = {}
     readable: Counter[tuple[str, int]] = Counter()
     with progress.task(f"check {dataset.category}", len(samples)) as task:
-        looked = _look_at_all(samples, dataset.defects, threads=threads)
+        looked = _look_at_all(samples, dataset.defects, camera, whole=not use.tiled, threads=threads)
         for name, (sample, seen) in zip(names, looked, strict=True):
             if seen.error is not None:
                 findings.unusable(str(seen.error), skipped=skips, help=seen.error.help or _SKIP_BROKEN)
@@ -287,7 +308,7 @@ def _check_category(
     for group in alike.values():
         if len(group) > 1:
             _duplicates(group, findings)
-    _crops(first, sizes, use.geometries, findings, skips=skips)
+    _crops(first, sizes, camera, use.geometries, findings, skips=skips)
     _enough(dataset, (train, test), readable, use, findings, skips=skips)
     _shots(dataset, train, table, use, findings)
     if use.protocol == "mvtec_loco":
@@ -330,14 +351,19 @@ class _Seen:
 
 
 def _look_at_all(
-    samples: Sequence[Sample], defects: Sequence[DefectConfig] | None, *, threads: int
+    samples: Sequence[Sample],
+    defects: Sequence[DefectConfig] | None,
+    camera: Camera,
+    *,
+    whole: bool,
+    threads: int,
 ) -> Iterator[tuple[Sample, _Seen]]:
     """Look at the images in threads; what comes out is in order, and only a window of them is on its way."""
     waiting: deque[tuple[Sample, Future[_Seen]]] = deque()
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="check")
     try:
         for sample in samples:
-            waiting.append((sample, pool.submit(_look, sample, defects)))
+            waiting.append((sample, pool.submit(_look, sample, defects, camera, whole)))
             if len(waiting) > 4 * threads:
                 done, seen = waiting.popleft()
                 yield done, seen.result()
@@ -348,56 +374,65 @@ def _look_at_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _look(sample: Sample, defects: Sequence[DefectConfig] | None) -> _Seen:
+def _look(sample: Sample, defects: Sequence[DefectConfig] | None, camera: Camera, whole: bool) -> _Seen:
     size, digest, error = None, b"", None
     try:
-        size, digest = _pixels(sample.path)
+        size, digest = _pixels(sample.path, camera, whole)
     except DataError as wrong:
         error = wrong
     if defects is not None and size is not None:
-        union, broken = _defects(sample, defects, size)
+        share, broken = _defects(sample, defects, size)
     else:
-        union, broken = _masks(sample, size)
-    share = None if broken or union is None or size is None else float(union.mean())
+        share, broken = _masks(sample, size)
     return _Seen(size, digest, error, tuple(broken), share)
 
 
-def _masks(sample: Sample, size: Size | None) -> tuple[NDArray[Any] | None, list[DataError]]:
-    """The defect pixels of an image, None without masks; and what is wrong with each mask.
+def _masks(sample: Sample, size: Size | None) -> tuple[float | None, list[DataError]]:
+    """The share of an image's pixels on its masks together, None without masks; and what is wrong with each mask.
 
     size: None where the image cannot be read: nothing is known then of the size that its masks should have.
     """
     broken: list[DataError] = []
-    union: NDArray[Any] | None = None
+    share = None
     for path in sample.masks:
         try:
-            mask = read_mask([path], size=size)
+            share = _marked_share([path], size)
         except DataError as wrong:
             broken.append(wrong)
-            continue
-        union = mask if union is None or size is None else union | mask
-    return union, broken
+    if broken or size is None:
+        return None, broken
+    return (share if len(sample.masks) < 2 else _marked_share(sample.masks, size)), []
 
 
-def _defects(
-    sample: Sample, defects: Sequence[DefectConfig], size: Size
-) -> tuple[NDArray[Any] | None, list[DataError]]:
-    """As `_masks`, where each mask shows one defect, in the value of its kind."""
+def _marked_share(paths: Sequence[str], size: Size | None) -> float:
+    """The share of defect pixels on some masks together, which are read in bands. Raises DataError."""
+    with closing(open_mask(paths, size=size)) as mask:
+        return defect_count(mask) / (mask.size.height * mask.size.width)
+
+
+def _defects(sample: Sample, defects: Sequence[DefectConfig], size: Size) -> tuple[float | None, list[DataError]]:
+    """As `_masks`, where each mask shows one defect, in the value of its kind. They are read whole."""
     try:
         found = load_defects(sample, defects)
         check_saturations(sample, found)
     except DataError as wrong:
-        union, broken = _masks(sample, size)
-        return union, broken or [wrong]
-    return (np.any([pixels for _, pixels in found], axis=0) if found else None), []
+        return None, _masks(sample, size)[1] or [wrong]
+    return (float(np.any([pixels for _, pixels in found], axis=0).mean()) if found else None), []
 
 
-def _pixels(path: str) -> tuple[Size, bytes]:
-    image = read_image(path)
-    size = Size(*image.shape[:2])
-    digest = hashlib.sha256(str(size).encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return size, digest.digest()
+def _pixels(path: str, camera: Camera, whole: bool) -> tuple[Size, bytes]:
+    """The size of an image, and a digest of its pixels as they are without the camera's steps."""
+    picture = camera.open(path)
+    if whole:
+        try:
+            check_whole(picture.size)
+        except DataError as error:
+            raise DataError(f"{path}: {error.message}", help=error.help) from None
+    digest = hashlib.sha256(str(picture.size).encode())
+    for box in row_boxes(picture.size, _AT_ONCE):
+        digest.update(np.ascontiguousarray(picture.read(box)).data)
+    picture.close()
+    return picture.size, digest.digest()
 
 
 # --- what is wrong
@@ -479,15 +514,17 @@ def _equal_files(group: Sequence[Sample]) -> bool:
 def _crops(
     first: dict[Size, Sample],
     sizes: Counter[Size],
+    camera: Camera,
     geometries: Sequence[Geometry],
     findings: _Findings,
     *,
     skips: bool,
 ) -> None:
+    """That a crop, or an area of the camera, does not fit images of a size."""
     for size in sorted(first):
         for geometry in geometries:
             try:
-                geometry.plan(size)
+                geometry.plan(camera.extent(size).size)
             except DataError as error:
                 others = f" (and {sizes[size] - 1} more images of this size)" if sizes[size] > 1 else ""
                 findings.unusable(f"{first[size].path}{others}: {error}", skipped=skips, help=error.help)

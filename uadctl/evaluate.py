@@ -10,7 +10,8 @@ import numpy as np
 
 from uadctl.errors import DataError, SpecError
 from uadctl.imaging.geometry import Geometry
-from uadctl.inference import stream, training_images
+from uadctl.inference import stream
+from uadctl.intake import Intake, training_images
 from uadctl.metrics import IMAGE_METRICS, Evaluation, PixelMetrics, evaluate_detector, evaluate_images
 from uadctl.models.base import TrainedElsewhere
 from uadctl.spec import MODELS, build_model_kwargs, create_model
@@ -78,19 +79,19 @@ def evaluate_split(
 
     Raises DataError for an image or a mask that cannot be read, and where no test image has a label.
     """
-    geometry = Geometry(size=size, stride=getattr(detector, "stride", 1))
+    intake = Intake(geometry=Geometry(size=size, stride=getattr(detector, "stride", 1)))
     counts = {"train_images": 0}
     if isinstance(detector, TrainedElsewhere) and detector.comes_trained:
         detector.load()
     elif not getattr(detector, "is_fitted", True):
-        detector.fit(training_images(split.train_paths, geometry=geometry, threads=threads))
+        detector.fit(training_images(split.train_paths, intake=intake, threads=threads))
         counts["train_images"] = len(split.train_paths)
     known = [i for i, label in enumerate(split.test_labels) if label >= 0]
     if not known:
         raise DataError(f"{split.dataset.root}: no test image of {split.dataset.category} has a label")
     masks = split.test_masks if pixel else None
     pixels, scores, unmasked, no_map = PixelMetrics(), [], 0, False
-    found = stream(detector, [split.test_paths[i] for i in known], geometry=geometry, threads=threads)
+    found = stream(detector, [split.test_paths[i] for i in known], intake=intake, threads=threads)
     for i, item in zip(known, found, strict=True):
         if item.prediction is None:
             raise item.error or DataError(f"{split.test_paths[i]}: no prediction")
@@ -104,7 +105,7 @@ def evaluate_split(
         if mask is None:
             unmasked += 1
         else:
-            pixels.add(mask, _aligned(item.prediction.map, mask.shape))
+            pixels.add(mask, _aligned(np.asarray(item.prediction.map), mask.shape))
     labels = split.test_labels[known]
     result = _of_images(labels, scores, threshold)
     result["counts"] = {**counts, **result["counts"], "unknown_images": len(split.test_labels) - len(known)}

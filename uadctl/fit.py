@@ -12,18 +12,30 @@ import numpy as np
 
 from uadctl import heap
 from uadctl.errors import DataError
+from uadctl.imaging.camera import Camera
 from uadctl.imaging.geometry import Geometry
-from uadctl.inference import stream, training_images, use_threads
-from uadctl.models.base import TrainedElsewhere, known_by_heart, memorised_words
+from uadctl.inference import Outcome, stitched, stream, use_threads
+from uadctl.intake import Augmentation, Intake, Learned, training_images
+from uadctl.models.base import TrainedElsewhere, known_by_heart, knows_places, memorised_words
 from uadctl.plan import Cell, Plan, build_detector, distinct_models, hold_out, in_groups, make_plan, parts_of
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.driver import Driver
-from uadctl.runs.fitted import Calibration, Fitted, PixelScale, geometry_for
+from uadctl.runs.fitted import (
+    Calibration,
+    Fitted,
+    PixelScale,
+    camera_of,
+    geometry_for,
+    geometry_of_tiles,
+    postprocess_of,
+)
 from uadctl.runs.folder import RunFolder, UnitFolder
-from uadctl.spec.grammar import PreprocessTable
+from uadctl.spec.corruptions import AUGMENTATIONS
+from uadctl.spec.operations import read_step
+from uadctl.spec.registry import find_model
 from uadctl.spec.signature import constructor_kwargs
 from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
 
@@ -88,7 +100,10 @@ def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -
     driver = Driver(run, verb="fit", progress=progress, notes=notes)
     samples = {c.category: (*c.pool, *c.dataset.validation) for c in plan.cells}
     defects = {c.category: c.dataset.defects for c in plan.cells}
-    fingerprint = functools.cache(lambda name: provenance.fingerprint(samples[name], defects=defects[name]))
+    camera = [path for _, path in spec.preprocess.files]
+    fingerprint = functools.cache(
+        lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
+    )
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
 
@@ -133,17 +148,20 @@ def fit_cell(
         feature_cache=feature_cache,
         trust_checkpoint=cell.trust_checkpoint,
     )
-    geometry = geometry_for(spec.preprocess, stride=detector.stride)
     report = FitReport()
     title = cell.title
-    if detector.own_resizing is not None and spec.preprocess == PreprocessTable():
-        # Shrunk to the default first, images would come out of it blurred.
-        geometry = Geometry(size=None, stride=detector.stride)
-        if not isinstance(detector, TrainedElsewhere):  # of another library's model nobody would expect it
-            warn(
-                f"{cell.model.label}: [preprocess] size = {spec.preprocess.size} is the default and not applied: the "
-                f"model itself {detector.own_resizing}"
-            )
+    elsewhere = detector if isinstance(detector, TrainedElsewhere) else None
+    comes_trained = elsewhere is not None and elsewhere.comes_trained
+    ways = _Ways.of(spec, cell, detector, warn=warn)
+    source = _Calibrating(
+        spec,
+        cell,
+        offers_left_out=ways.leaves_out(detector),
+        comes_trained=comes_trained,
+    )
+    camera = camera_of(spec.preprocess, training=[sample.path for sample in source.train])
+    learning = ways.learning(camera)
+    scoring = ways.scoring(camera)
 
     doubts = detector.doubts()
     for doubt in doubts:
@@ -155,39 +173,50 @@ def fit_cell(
         report.broken.append((sample, error))
         warn(f"left out: {error}")
 
+    left_out = _LeftOut(source, scoring) if source.kind == "leave-one-out" else None
+
     def decoded(samples: Sequence[Sample]) -> Iterator[NDArray[np.uint8]]:
-        def left_out(index: int, error: DataError) -> None:
+        def cannot_be_read(index: int, error: DataError) -> None:
+            if left_out is not None:
+                left_out.failed(index)
             broken(samples[index], error)
 
-        with progress.task(f"fit {title}", len(samples)) as task:
-            for image in training_images(
-                [s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=left_out
-            ):
-                yield image
-                task.advance()
-                report.images += 1
+        def done() -> None:
+            task.advance()
+            report.images += 1
 
-    elsewhere = detector if isinstance(detector, TrainedElsewhere) else None
-    comes_trained = elsewhere is not None and elsewhere.comes_trained
-    source = _Calibrating(spec, cell, offers_left_out=detector.offers_left_out, comes_trained=comes_trained)
+        with progress.task(f"fit {title}", len(samples)) as task:
+            yield from training_images(
+                [s.path for s in samples],
+                intake=learning,
+                threads=spec.run.threads,
+                on_error=cannot_be_read,
+                on_source=done,
+                augmentation=_augmentation(spec, cell),
+                learned=None if left_out is None else left_out.learned,
+                progress=progress,
+            )
+
     start = time.perf_counter()
     for doubt in source.doubts:
         warn(f"{title}: {doubt}")
-    left_out = source.take if source.kind == "leave-one-out" else None
     if left_out is not None and source.sees_other_views:
         warn(
             f"{title}: the threshold comes from images of parts that the model knows from other images, and is too "
             f"low: at least {_HOLDOUT_FROM} training images of several parts, or validation images, would mend that"
         )
     if elsewhere is None:
-        detector.fit(decoded(source.train), left_out=left_out, threshold=False, progress=progress)
+        learns: Any = detector  # `together` is an argument of those that take it
+        together = {"together": left_out.sources} if left_out is not None and _leaves_out_together(detector) else {}
+        take = None if left_out is None else left_out.take
+        learns.fit(decoded(source.train), left_out=take, threshold=False, progress=progress, **together)
     elif comes_trained:
         elsewhere.load()
         for doubt in detector.doubts():
             if doubt not in doubts:  # what only the checkpoint could tell
                 warn(f"{cell.model.label}: {doubt}")
     else:
-        watched = _watched(source.normal, geometry, spec)
+        watched = _watched(source.normal, learning, spec)
         trains: Any = elsewhere  # its `fit` takes two arguments more than that of others
         trains.fit(
             decoded(source.train),
@@ -196,17 +225,161 @@ def fit_cell(
             validation=watched,
             warn=lambda said: warn(f"{title}: {said}"),
         )
+    if left_out is not None:
+        left_out.finish()
     heap.give_back()
     if source.kind in ("validation", "holdout", "training"):
-        _score_normal(detector, source, geometry, spec.run.threads, progress, title, broken)
+        _score_normal(detector, source, scoring, spec.run.threads, progress, title, broken)
     if elsewhere is not None and comes_trained and not elsewhere.scores_are_cut and (memorised := source.memorised()):
         warn(f"{title}: {memorised}")
     calibration = source.result(images=report.images)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
         warn(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
+    if spec.postprocess is not None and calibration.pixel is None:
+        entry = find_model(cell.model.name)
+        if entry is None or entry.pixel_map:
+            warn(f"{title}: of [postprocess] nothing is done but to smooth maps: no map of a normal image sets a scale")
+        else:
+            warn(f"{title}: [postprocess] has no effect: the model makes no maps")
     params = constructor_kwargs(spec.run, cell.model, seed=cell.seed, class_name=cell.class_name)
-    return Fitted(cell.model.name, params, detector, geometry, calibration), report
+    fitted = Fitted(
+        cell.model.name,
+        params,
+        detector,
+        ways.geometry,
+        calibration,
+        camera=camera,
+        learned_tiles=ways.learned_tiles,
+        postprocess=spec.postprocess,
+    )
+    return fitted, report
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How images reach a detector while it learns and while it scores, but for the camera.
+
+    geometry: of what it learns. learned_tiles: the side of the tiles that it learns; None: it learns whole images.
+    """
+
+    spec: RunSpec
+    geometry: Geometry
+    learned_tiles: int | None
+
+    @classmethod
+    def of(cls, spec: RunSpec, cell: Cell, detector: Detector, *, warn: Callable[[str], None]) -> _Ways:
+        geometry = geometry_for(spec.preprocess, stride=detector.stride)
+        if detector.own_resizing is not None and spec.preprocess.says_no_size and spec.tiling is None:
+            # Shrunk to the default first, images would come out of it blurred.
+            geometry = Geometry(size=None, stride=detector.stride)
+            if not isinstance(detector, TrainedElsewhere):  # of another library's model nobody would expect it
+                warn(
+                    f"{cell.model.label}: [preprocess] size = {spec.preprocess.size} is the default and not applied: "
+                    f"the model itself {detector.own_resizing}"
+                )
+        tiles = spec.tiling.size if spec.tiling is not None and spec.tiling.fit == "tiles" else None
+        if tiles is not None and knows_places(detector):
+            warn(
+                f"{cell.model.label}: compares each place of a tile with that place of those learned; where a tile may "
+                "show any place of an image, a memory bank such as vision_patchcore is at an advantage"
+            )
+        if tiles is not None and spec.preprocess.size == tiles:
+            shown = geometry.plan((tiles, tiles)).size
+            if shown != (tiles, tiles):
+                warn(
+                    f"{cell.model.label}: tiles of {tiles} are shown at {shown}: the sides must be multiples of "
+                    f"{detector.stride}, the backbone's stride; with such a tile, pixels are kept as they are"
+                )
+        return cls(spec, geometry, tiles)
+
+    def leaves_out(self, detector: Detector) -> bool:
+        """Whether the detector can score its own training images in the way that new ones are scored."""
+        if self.spec.tiling is None and self.spec.augment is None:
+            return detector.offers_left_out
+        if self.spec.tiling is not None and self.learned_tiles is None:
+            return False
+        return detector.offers_left_out and _leaves_out_together(detector)
+
+    def learning(self, camera: Camera) -> Intake:
+        tiling = None if self.spec.tiling is None or self.learned_tiles is None else self.spec.tiling.tiling
+        return Intake(camera, self.geometry, tiling)
+
+    def scoring(self, camera: Camera) -> Intake:
+        """As long as the scale of normal maps is not known."""
+        tiling = None if self.spec.tiling is None else self.spec.tiling.tiling
+        geometry = geometry_of_tiles(self.geometry, tiling, learned_tiles=self.learned_tiles)
+        return Intake(camera, geometry, tiling, postprocess_of(self.spec.postprocess, None))
+
+
+def _leaves_out_together(detector: Detector) -> bool:
+    """Whether its `fit` takes `together`: no part of `Detector`."""
+    return bool(getattr(detector, "leaves_out_together", False))
+
+
+def _augmentation(spec: RunSpec, cell: Cell) -> Augmentation | None:
+    table = spec.augment
+    if table is None:
+        return None
+    return Augmentation(tuple(read_step(text, AUGMENTATIONS) for text in table.steps), table.copies, cell.seed)
+
+
+class _LeftOut:
+    """Takes what a model says of each of its training images, left out, as it will be said of new ones.
+
+    That is: of the file's pixels, from all tiles of an image, and not of augmented versions.
+
+    sources: of each image learned so far the number of the file that it comes from.
+    """
+
+    def __init__(self, source: _Calibrating, scoring: Intake) -> None:
+        self._source, self._scoring = source, scoring
+        self._learned: list[Learned] = []
+        self._said = 0
+        self._tiles: list[tuple[Learned, Prediction]] = []
+        self._failed: set[int] = set()
+        self.sources: list[int] = []
+
+    def learned(self, image: Learned) -> None:
+        self._learned.append(image)
+        self.sources.append(image.source)
+
+    def failed(self, source: int) -> None:
+        """This file could not be read to its end: what is said of its first tiles is not said of an image."""
+        self._failed.add(source)
+
+    def take(self, prediction: Prediction | None) -> None:
+        """The next image's; None where nothing is left of the model without it."""
+        image = self._learned[self._said]
+        self._said += 1
+        if self._tiles and self._tiles[0][0].source != image.source:
+            self._of_tiles()
+        if prediction is None or image.augmented or image.source in self._failed:
+            return
+        if image.tile is not None:
+            self._tiles.append((image, prediction))
+        else:
+            self._source.take(self._of_image(image, prediction))
+
+    def finish(self) -> None:
+        """All predictions are there."""
+        if self._tiles:
+            self._of_tiles()
+
+    def _of_image(self, image: Learned, prediction: Prediction) -> Prediction:
+        field, way = prediction.map, self._scoring
+        plain = way.postprocess is None and way.camera.roi is None and not way.camera.ignore
+        if plain or not isinstance(field, np.ndarray):
+            return prediction  # at the detector's resolution: the same figures, sooner
+        field = image.way.back(field)
+        return Prediction(prediction.score, field if way.postprocess is None else way.postprocess(field))
+
+    def _of_tiles(self) -> None:
+        tiles, self._tiles = self._tiles, []
+        way = tiles[0][0].way
+        said = {image.tile: prediction for image, prediction in tiles}
+        with stitched(way, said, self._scoring) as prediction:
+            self._source.take(prediction)
 
 
 class _Calibrating:
@@ -225,6 +398,8 @@ class _Calibrating:
 
     def __init__(self, spec: RunSpec, cell: Cell, *, offers_left_out: bool, comes_trained: bool = False) -> None:
         self._wanted = spec.calibration
+        self._normalize = spec.postprocess is not None and spec.postprocess.normalize
+        self._tiling = None if spec.tiling is None else spec.tiling.tiling
         self._seed = cell.seed
         self._scores: list[float] = []
         self._pixels = PixelCalibration()
@@ -241,6 +416,13 @@ class _Calibrating:
         if comes_trained and wanted.holdout is not None:
             self.doubts.append(
                 f"[calibration] holdout = {wanted.holdout:g} has no effect: the checkpoint learns no training image"
+            )
+        if comes_trained and spec.augment is not None:
+            self.doubts.append("[augment] has no effect: the checkpoint learns no training image")
+        if comes_trained and spec.tiling is not None:
+            self.doubts.append(
+                "the checkpoint is shown tiles, whatever it has learned: where that was whole images, it has learned "
+                "another magnification"
             )
         if wanted.holdout is not None and not comes_trained:
             self.kind = "holdout"
@@ -282,7 +464,7 @@ class _Calibrating:
                 "meant: images of one group stay together, and the groups are few or of many sizes"
             )
 
-    def take(self, prediction: Prediction) -> None:
+    def take(self, prediction: Prediction | Outcome) -> None:
         self._scores.append(prediction.score)
         if prediction.map is not None:
             self._pixels.add(prediction.map)
@@ -301,7 +483,8 @@ class _Calibrating:
         else:
             reason = self._why_not or self._why_no_scores(images)
             image = Threshold(value=None, method="quantile", alpha=alpha, reason=reason)
-        return Calibration(image, PixelScale.of(self._pixels, self._wanted), tuple(sorted(self._scores)))
+        pixel = PixelScale.of(self._pixels, self._wanted, normalize=self._normalize)
+        return Calibration(image, pixel, tuple(sorted(self._scores)), self._tiling)
 
     def _why_no_scores(self, images: int) -> str:
         if self.kind != "leave-one-out":
@@ -311,20 +494,20 @@ class _Calibrating:
         return "no training image could be compared with another"
 
 
-def _watched(samples: Sequence[Sample], geometry: Geometry, spec: RunSpec) -> Iterator[NDArray[np.uint8]]:
+def _watched(samples: Sequence[Sample], intake: Intake, spec: RunSpec) -> Iterator[NDArray[np.uint8]]:
     """The images that training watches itself on. What is wrong with one is said when it is scored."""
 
     def left_out(index: int, error: DataError) -> None:
         if spec.dataset.on_error == "fail":
             raise error
 
-    return training_images([s.path for s in samples], geometry=geometry, threads=spec.run.threads, on_error=left_out)
+    return training_images([s.path for s in samples], intake=intake, threads=spec.run.threads, on_error=left_out)
 
 
 def _score_normal(
     detector: Detector,
     source: _Calibrating,
-    geometry: Geometry,
+    intake: Intake,
     threads: int,
     progress: Progress,
     title: str,
@@ -332,7 +515,7 @@ def _score_normal(
 ) -> None:
     paths = [s.path for s in source.normal]
     with progress.task(f"calibrate {title}", len(paths)) as task:
-        for item in stream(detector, paths, geometry=geometry, threads=threads):
+        for item in stream(detector, paths, intake=intake, threads=threads, progress=progress):
             if item.prediction is not None:
                 source.take(item.prediction)
             elif item.error is not None:

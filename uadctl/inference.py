@@ -1,65 +1,92 @@
-"""The one way of an image through a detector: decode, preprocess, predict, back to the pixels of the file.
+"""The one way of an image through a detector: `uadctl.intake`, predict, back to the pixels of the file.
 
-Decoding runs ahead in threads, in a bounded window; batches go through the detector; results come out in the order of
-the sources, one at a time. Nothing grows with their number.
+Batches go through the detector; results come out in the order of the sources, one at a time. Nothing grows with their
+number. With a tiling, the maps of tiles are stitched as they come, and those of images too large for memory into files.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
 
 from uadctl import heap
 from uadctl.errors import DataError, UadctlError
-from uadctl.imaging.files import read_image
 from uadctl.imaging.geometry import Geometry
-from uadctl.records import Prediction, Size
+from uadctl.imaging.raster import StoredMap
+from uadctl.imaging.tiles import stitched_bands, tile_boxes
+from uadctl.intake import (
+    Corrupt,
+    Decoded,
+    Intake,
+    Opened,
+    Way,
+    bound,
+    decode,
+    joined,
+    named,
+    open_source,
+    shown,
+    tiles_of,
+)
+from uadctl.progress import Progress
+from uadctl.records import Box, Prediction, Size, Tiling
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from uadctl.imaging.geometry import View
+    from uadctl.imaging.maps import AnomalyMapPostprocess
+    from uadctl.imaging.raster import Field, Raster
     from uadctl.models.base import Detector, Image
 
-# Decoded images waiting, beyond the batch that is being filled: enough to keep the network busy, and no more.
-_AHEAD = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """One source after decoding. Exactly one of `error` and the other fields is set.
+class Outcome:
+    """What comes out for one image.
 
-    image: as in the file, (H, W, 3) RGB uint8. ready: preprocessed. view: the way between both.
+    score: float32 value as a Python float; higher is more anomalous.
+    map: (H, W) float32 of the file's image, NaN where nothing was looked at; of an image too large for memory a map in
+        a file. None: the detector makes none.
     """
 
-    index: int
-    seconds: float
-    image: NDArray[np.uint8] | None = None
-    ready: NDArray[np.uint8] | None = None
-    view: View | None = None
-    error: DataError | None = None
+    score: float
+    map: Field | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """One source after the detector.
 
-    index: its place among the sources. image: (H, W, 3) RGB uint8 as in the file, None if it could not be read.
-    prediction: its map has the size of the file's image, NaN where a crop cut. error: why there is no prediction.
+    index: its place among the sources. size: of the file's image as displayed; None if it could not be read.
+    image: its pixels, (H, W, 3) RGB uint8 as in the file; of one too large for memory a raster of them.
+    prediction: its map has the size of the file's image, NaN where a crop cut and outside of the camera's region of
+        interest. A map in a file, and a raster, are there until the next source is asked for.
+    error: why there is no prediction.
     seconds: work for this image: its decoding, and its share of its batch.
     """
 
     index: int
     seconds: float
-    image: NDArray[np.uint8] | None = None
-    prediction: Prediction | None = None
+    image: NDArray[np.uint8] | Raster | None = None
+    prediction: Outcome | None = None
     error: DataError | None = None
+
+    @property
+    def size(self) -> Size | None:
+        if self.image is None:
+            return None
+        return self.image.size if not isinstance(self.image, np.ndarray) else Size(*self.image.shape[:2])
 
 
 def use_threads(threads: int) -> None:
@@ -71,76 +98,31 @@ def use_threads(threads: int) -> None:
     cv2.setNumThreads(1)
 
 
-def decode(sources: Iterable[Image], *, geometry: Geometry, threads: int = 2) -> Iterator[Decoded]:
-    """Read and preprocess each source, in order; a broken one gives its error in place of an image."""
-
-    def one(index: int, source: Image) -> Decoded:
-        start = time.perf_counter()
-        try:
-            image = read_image(source)
-            view = geometry.plan(Size(*image.shape[:2]))
-            ready = view.apply(image)
-        except DataError as error:
-            return Decoded(index, time.perf_counter() - start, error=_named(error, source))
-        return Decoded(index, time.perf_counter() - start, image, ready, view)
-
-    waiting: deque[Future[Decoded]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
-    try:
-        for index, source in enumerate(sources):
-            waiting.append(pool.submit(one, index, source))
-            if len(waiting) > threads + _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _named(error: DataError, source: Image) -> DataError:
-    """The error with its file's name in front; geometry, for one, does not know it."""
-    if not isinstance(source, str | os.PathLike) or str(error).startswith(str(source)):
-        return error
-    return DataError(f"{source}: {error}", help=error.help)
-
-
-def training_images(
-    sources: Iterable[Image],
-    *,
-    geometry: Geometry,
-    threads: int = 2,
-    on_error: Callable[[int, DataError], None] | None = None,
-) -> Iterator[NDArray[np.uint8]]:
-    """Preprocessed training images, in order.
-
-    on_error: called with the index and the error of each broken source, which is then left out; without it the first
-    error is raised.
-    """
-    for item in decode(sources, geometry=geometry, threads=threads):
-        if item.error is not None:
-            if on_error is None:
-                raise item.error
-            on_error(item.index, item.error)
-        elif item.ready is not None:
-            yield item.ready
-
-
 def stream(
     detector: Detector,
     sources: Iterable[Image],
     *,
-    geometry: Geometry,
+    intake: Intake,
     threads: int = 2,
     include_maps: bool = True,
+    corrupt: Corrupt | None = None,
+    in_memory: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[Scored]:
-    """Score each source, in order, as many at a time as the detector likes.
+    """Score each source, in order, as many images (or tiles) at a time as the detector likes.
 
+    corrupt: is done to each picture before the camera's steps.
+    in_memory: keeps even the maps of very large images as arrays.
+    progress: shows the tiles of an image that has many.
     Raises what the detector raises; a source that cannot be read is a `Scored` with its `error`, and never a score.
     """
+    if intake.tiling is not None:
+        yield from _stream_tiled(detector, sources, intake, threads, include_maps, corrupt, in_memory, progress)
+        return
     batch_size = detector.images_per_batch
     batch: list[Decoded] = []
     waiting = 0
-    for item in decode(sources, geometry=geometry, threads=threads):
+    for item in decode(sources, intake=intake, threads=threads, corrupt=corrupt):
         if item.error is not None and not waiting:
             yield Scored(item.index, item.seconds, error=item.error)
             continue
@@ -148,13 +130,15 @@ def stream(
         waiting += item.error is None
         # Broken sources keep their place among the others, but never let a batch grow.
         if waiting == batch_size or len(batch) >= 2 * batch_size:
-            yield from _predict(detector, batch, include_maps)
+            yield from _predict(detector, batch, include_maps, intake.postprocess)
             batch, waiting = [], 0
             heap.give_back()
-    yield from _predict(detector, batch, include_maps)
+    yield from _predict(detector, batch, include_maps, intake.postprocess)
 
 
-def _predict(detector: Detector, batch: Sequence[Decoded], include_maps: bool) -> Iterator[Scored]:
+def _predict(
+    detector: Detector, batch: Sequence[Decoded], include_maps: bool, postprocess: AnomalyMapPostprocess | None
+) -> Iterator[Scored]:
     ready = [item.ready for item in batch if item.ready is not None]
     start = time.perf_counter()
     predictions = iter(detector.predict_batch(ready) if ready else [])
@@ -165,9 +149,147 @@ def _predict(detector: Detector, batch: Sequence[Decoded], include_maps: bool) -
             continue
         start = time.perf_counter()
         raw = next(predictions)
-        field = item.view.back(raw.map) if include_maps and raw.map is not None else None
+        field = item.view.back(cast("Any", raw.map)) if include_maps and raw.map is not None else None
+        if field is not None and postprocess is not None:
+            field = postprocess(field)
         seconds = item.seconds + share + time.perf_counter() - start
-        yield Scored(item.index, seconds, item.image, Prediction(raw.score, field))
+        yield Scored(item.index, seconds, item.image, Outcome(raw.score, field))
+
+
+def _stream_tiled(
+    detector: Detector,
+    sources: Iterable[Image],
+    intake: Intake,
+    threads: int,
+    include_maps: bool,
+    corrupt: Corrupt | None,
+    in_memory: bool,
+    progress: Progress | None,
+) -> Iterator[Scored]:
+    for index, source in enumerate(sources):
+        start = time.perf_counter()
+        prediction: Outcome | None = None
+        try:
+            with closing(open_source(source, intake, corrupt=bound(corrupt, index))) as opened:
+                way = opened.way
+                on_disk = way.large and not in_memory
+                bar = shown(progress, way)
+                prediction = _of_tiles(detector, opened, intake, threads, include_maps, on_disk, bar)
+                image = opened.picture if way.large else opened.picture.read(Box.whole(way.size))
+                yield Scored(index, time.perf_counter() - start, image, prediction)
+        except DataError as error:
+            yield Scored(index, time.perf_counter() - start, error=named(error, source))
+        finally:
+            if prediction is not None and isinstance(prediction.map, StoredMap):
+                prediction.map.delete()
+            heap.give_back()
+
+
+def _of_tiles(
+    detector: Detector,
+    opened: Opened,
+    intake: Intake,
+    threads: int,
+    include_maps: bool,
+    on_disk: bool,
+    progress: Progress,
+) -> Outcome:
+    """Score and map of one image from its tiles."""
+    tiling = cast("Tiling", intake.tiling)
+    boxes = tile_boxes(opened.way.extent.size, tiling)
+
+    def said() -> Iterator[Prediction | None]:
+        """Of each tile, in order; None where nothing counts."""
+        with progress.task("tiles", len(boxes), unit="tiles") as task:
+            for batch in _batched(tiles_of(opened, boxes, intake, threads), detector.images_per_batch):
+                ready = [tile for tile in batch if tile is not None]
+                predictions = iter(detector.predict_batch(ready) if ready else [])
+                for tile in batch:
+                    yield None if tile is None else next(predictions)
+                    task.advance()
+
+    return _stitched(opened.way, said(), intake, include_maps=include_maps, on_disk=on_disk)
+
+
+@contextmanager
+def stitched(way: Way, tiles: Mapping[Box | None, Prediction], intake: Intake) -> Iterator[Outcome]:
+    """What is said of an image, from what is said of its tiles, by box. A map in a file ends with the context."""
+    boxes = tile_boxes(way.extent.size, cast("Tiling", intake.tiling))
+    prediction = _stitched(way, (tiles.get(box) for box in boxes), intake, include_maps=True, on_disk=way.large)
+    try:
+        yield prediction
+    finally:
+        if isinstance(prediction.map, StoredMap):
+            prediction.map.delete()
+
+
+def _stitched(
+    way: Way, tiles: Iterator[Prediction | None], intake: Intake, *, include_maps: bool, on_disk: bool
+) -> Outcome:
+    tiling = cast("Tiling", intake.tiling)
+    scores: list[float] = []
+
+    def counted() -> Iterator[Prediction | None]:
+        for prediction in tiles:
+            if prediction is not None:
+                scores.append(prediction.score)
+            yield prediction
+
+    predictions = counted()
+    head: list[Prediction | None] = []
+    for prediction in predictions:
+        head.append(prediction)
+        if prediction is not None:
+            break
+    has_maps = bool(head) and head[-1] is not None and head[-1].map is not None
+    anomaly_map: Field | None = None
+    if include_maps and has_maps:
+        maps = (None if p is None else way.view.back(cast("Any", p.map)) for p in chain(head, predictions))
+        rows = way.wide(stitched_bands(way.extent.size, tiling, maps))
+        anomaly_map = _gathered(way.size, rows, intake.postprocess, on_disk=on_disk)
+    deque(predictions, maxlen=0)
+    return Outcome(score_of_tiles(scores, tiling), anomaly_map)
+
+
+def score_of_tiles(scores: Sequence[float], tiling: Tiling) -> float:
+    """The image's score: a float32 value, as those of its tiles are."""
+    return max(scores) if tiling.score == "max" else float(np.float32(np.mean(scores, dtype=np.float64)))
+
+
+def _gathered(
+    size: Size, rows: Iterable[NDArray[np.float32]], postprocess: AnomalyMapPostprocess | None, *, on_disk: bool
+) -> Field:
+    """A whole map of its bands, postprocessed; in a temporary file if it is too large for memory."""
+    if not on_disk:
+        whole = joined(rows)
+        return whole if postprocess is None else postprocess(whole)
+    with _scratch_file() as raw:
+        stored = StoredMap.write(raw, size, rows)
+        if postprocess is None:
+            return stored
+    with _scratch_file() as file:
+        try:
+            return postprocess.of_stored(stored, file)
+        finally:
+            stored.delete()
+
+
+@contextmanager
+def _scratch_file() -> Iterator[Path]:
+    """A file for a map that is needed for a while, in $TMPDIR or the system's folder; removed if it is not made."""
+    handle, name = tempfile.mkstemp(prefix="uadctl-map-", suffix=".tiff")
+    os.close(handle)
+    try:
+        yield Path(name)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    several = iter(items)
+    while batch := list(islice(several, size)):
+        yield batch
 
 
 def infer(detector: Detector | object, images: Iterable[Image], include_maps: bool = False) -> list[Prediction]:
@@ -185,10 +307,10 @@ def infer(detector: Detector | object, images: Iterable[Image], include_maps: bo
     # A detector of ours gives scores and maps from one forward pass; others are asked twice.
     asked = cast("Detector", detector if hasattr(detector, "predict_batch") else _Other(detector, include_maps))
     out = []
-    for item in stream(asked, images, geometry=Geometry(size=None), include_maps=include_maps):
+    for item in stream(asked, images, intake=Intake(geometry=Geometry(size=None)), include_maps=include_maps):
         if item.prediction is None:
             raise item.error or DataError(f"image {item.index} has no prediction")
-        out.append(item.prediction)
+        out.append(Prediction(item.prediction.score, cast("NDArray[np.float32] | None", item.prediction.map)))
     return out
 
 
@@ -202,8 +324,6 @@ class _Other:
 
     def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Score and map of each image; ValueError if there are not as many."""
-        import numpy as np
-
         scores = np.asarray(_ask(self._detector.decision_function, images), dtype=np.float32)
         maps = _ask(self._detector.predict_anomaly_map, images) if self._maps else [None] * len(images)
         name = type(self._detector).__name__
@@ -217,7 +337,6 @@ class _Other:
 
 def _ask(method: Callable[[Any], Any], images: Sequence[NDArray[np.uint8]]) -> Any:
     """What the method says of a list of images or, if it wants an array and they have one size, of (n, H, W, 3)."""
-    import numpy as np
 
     try:
         return method(images)

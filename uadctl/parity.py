@@ -23,7 +23,8 @@ from uadctl import heap
 from uadctl.errors import DataError, RunError
 from uadctl.imaging.files import image_size, read_mask
 from uadctl.imaging.geometry import Geometry
-from uadctl.inference import Decoded, decode, use_threads
+from uadctl.inference import use_threads
+from uadctl.intake import Decoded, Intake, decode
 from uadctl.metrics import Metrics, PixelMetrics, StreamingPixelMetrics, is_anomalous, merge, undefined
 from uadctl.metrics.image import ranking_metrics
 from uadctl.models.anomalib import AnomalibCheckpoint
@@ -116,7 +117,10 @@ def compare(
     answers: dict[Question, Answer] = {}
     for question in questions:
         reason = why_never(detector, question)
-        if reason is None and question == "anomalib" and fitted.geometry != Geometry(size=None):
+        if reason is None and (fitted.calibration.tiling is not None or fitted.postprocess is not None):
+            reason = "[tiling] and [postprocess] change what comes of the model, and anomalib has neither"
+        unchanged = fitted.geometry == Geometry(size=None) and fitted.camera.is_plain
+        if reason is None and question == "anomalib" and not unchanged:
             reason = "[preprocess] changes the images before the model sees them, which anomalib itself would not do"
         if reason is not None:
             answers[question] = Answer(reason=reason)
@@ -141,7 +145,7 @@ def _answered(
     theirs = _Theirs(detector, engines, measured) if "anomalib" in asked else None
     ways = WAYS if parity is not None else tuple(dict.fromkeys(("training", detector.used_inference)))
     with progress.task(f"compare {cell.title}", len(cell.test)) as task:
-        for sample, item, raws in _both_ways(detector, cell.test, ways, fitted.geometry, spec.run.threads):
+        for sample, item, raws in _both_ways(detector, cell.test, ways, fitted.intake, spec.run.threads):
             if item is not None:
                 seen = _Seen(sample, item, raws, detector.predictor, _truth(sample, item, wanted=engines.wanted))
                 if parity is not None:
@@ -195,12 +199,12 @@ def _both_ways(
     detector: AnomalibCheckpoint,
     samples: Sequence[Sample],
     ways: Sequence[Inference],
-    geometry: Geometry,
+    intake: Intake,
     threads: int,
 ) -> Iterator[tuple[Sample, Decoded | None, dict[Inference, Raw]]]:
     """Each sample, in order, with what the model says of it each way; None and nothing if it cannot be read."""
     batch: list[Decoded] = []
-    found = decode([sample.path for sample in samples], geometry=geometry, threads=threads)
+    found = decode([sample.path for sample in samples], intake=intake, threads=threads)
     for item in found:
         batch.append(item)
         if len(batch) == detector.images_per_batch:

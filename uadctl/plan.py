@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uadctl.errors import BackendMissing, DataError, Problem, SpecError
+from uadctl.models.base import knows_places
 from uadctl.progress import Progress, Silent
 from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
@@ -80,6 +82,7 @@ def make_plan(spec: RunSpec, *, trust_checkpoint: bool = False, progress: Progre
     Raises SpecError or DataError, which list every problem found; nothing heavy is imported.
     """
     _check_models(spec)
+    _check_files(spec)
     from uadctl.datasets import prepare_dataset
 
     prepare_dataset(spec.dataset.name, spec.dataset.root, progress=progress or Silent())
@@ -95,7 +98,15 @@ def _check_models(spec: RunSpec) -> None:
     missing: list[Problem] = []
     for model in distinct_models(spec):
         try:
-            build_detector(spec, model)
+            detector = build_detector(spec, model)
+            if spec.tiling is not None and spec.tiling.fit == "resized" and knows_places(detector):
+                problems.append(
+                    Problem(
+                        f'[model] {model.label}: [tiling] fit = "resized" cannot be: it learns what each place of the '
+                        "whole image looks like, and a tile is another place",
+                        'Take fit = "tiles", or another model.',
+                    )
+                )
         except SpecError as error:
             problems += [Problem(f"[model] {model.label}: {p.message}", p.help) for p in error.problems]
         except BackendMissing as error:
@@ -105,6 +116,17 @@ def _check_models(spec: RunSpec) -> None:
         raise SpecError(problems + missing)
     if missing:
         raise BackendMissing(missing)
+
+
+def _check_files(spec: RunSpec) -> None:
+    """That the files that `[preprocess]` names are there; what is in them is seen when they are read."""
+    problems = [
+        Problem(f"[preprocess] {key}: {path}: no such file")
+        for key, path in spec.preprocess.files
+        if not Path(path).exists()
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def distinct_models(spec: RunSpec) -> Iterator[ModelTable]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,6 +21,86 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: its top left corner, height and width."""
+
+    y0: int
+    x0: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> Size:
+        return Size(self.height, self.width)
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.y0, self.y0 + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.x0, self.x0 + self.width)
+
+    @classmethod
+    def whole(cls, size: Size) -> Box:
+        """All pixels of an image of this size."""
+        return cls(0, 0, size.height, size.width)
+
+
+def row_boxes(size: Size, pixels: int, *, y0: int = 0, x0: int = 0, multiple: int = 1) -> Iterator[Box]:
+    """An image cut into boxes of whole rows, top to bottom, of at most so many pixels, and at least one row.
+
+    y0, x0: where its first pixel lies in a larger one, whose coordinates the boxes have. multiple: all boxes but the
+    last have a multiple of so many rows, the next one up from `pixels`: that of a file's tiles, none read twice.
+    """
+    rows = -(-max(1, pixels // size.width) // multiple) * multiple
+    for top in range(0, size.height, rows):
+        yield Box(y0 + top, x0, min(rows, size.height - top), size.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation on pixels with its parameters, as a spec names it: "clahe:clip_limit=3".
+
+    params: every parameter of the operation, defaults filled in, in the operation's order.
+    """
+
+    name: str
+    params: tuple[tuple[str, float | int | str], ...] = ()
+
+    def __str__(self) -> str:
+        listed = ",".join(f"{name}={value}" for name, value in self.params)
+        return f"{self.name}:{listed}" if listed else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How an image is cut into tiles, and how what is said of them becomes what is said of the image.
+
+    size: side of a square tile. stride: from one tile to the next, 1 to `size`.
+    reduce: of maps where tiles overlap: "max", "mean", or "hann" (a tile counts less towards its own border).
+    score: of the image, from the scores of its tiles: "max" or "mean".
+    """
+
+    size: int
+    stride: int
+    reduce: Literal["max", "mean", "hann"] = "mean"
+    score: Literal["max", "mean"] = "max"
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"the size of a tile must be positive, found {self.size}")
+        if not 1 <= self.stride <= self.size:
+            raise ValueError(
+                f"stride (={self.stride}) must be 1 to the tile's size (={self.size}): beyond it, pixels between two "
+                "tiles would never be looked at"
+            )
+
+    def __str__(self) -> str:
+        mean = ", score mean" if self.score == "mean" else ""
+        return f"tiles of {self.size}, stride {self.stride}, {self.reduce}{mean}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +159,19 @@ class Prediction:
 class Region:
     """A connected part of a map at or above the pixel threshold.
 
-    box:  top, left, bottom, right in pixels of the file; bottom and right are exclusive.
+    All coordinates are of the file as displayed, y before x.
+
+    box:  top, left, bottom, right; bottom and right are exclusive.
     area: its pixels. score: its highest map value.
+    peak: the pixel with that value, the first of several in reading order.
+    centroid: the mean of its pixels' coordinates.
+    contour: its outer boundary, pixel by pixel where it turns, clockwise from its topmost, there leftmost pixel; holes
+        are not told. None for a region whose box is too large to look at in one piece.
     """
 
     box: tuple[int, int, int, int]
     area: int
     score: float
+    peak: tuple[int, int]
+    centroid: tuple[float, float]
+    contour: tuple[tuple[int, int], ...] | None = None

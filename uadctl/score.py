@@ -6,6 +6,7 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,15 +14,18 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from uadctl.errors import DataError, RunError, SpecError
-from uadctl.imaging.files import list_images, write_map, write_png
+from uadctl.imaging.files import list_images, write_png, write_png_rows
 from uadctl.imaging.maps import regions
+from uadctl.imaging.raster import StoredMap, bands
 from uadctl.inference import stream, use_threads
 from uadctl.progress import Progress, Silent
-from uadctl.records import Region
+from uadctl.records import Region, Size, Tiling
 from uadctl.runs.folder import output_stems
 
 if TYPE_CHECKING:
-    from uadctl.runs.fitted import Fitted
+    from uadctl.imaging.raster import Field
+    from uadctl.report.coco import CocoFile
+    from uadctl.runs.fitted import Fitted, PixelScale
 
 Verdict = Literal["good", "review", "anomaly"]
 
@@ -33,8 +37,8 @@ class ScoreLine(msgspec.Struct, frozen=True, kw_only=True):
     status:    "ok", or "error": then there is no score, and reason says why.
     score:     higher is more anomalous. threshold: what it is compared with, None if the run has none.
     verdict:   "anomaly" iff score >= threshold, else "good"; None without a score or a threshold.
-    map:       the float map written, if maps were asked for. regions: parts of it above the run's pixel threshold,
-               None where the run has none or the model makes no maps.
+    map:       the float map written, if maps were asked for. regions: all parts of it at or above the run's pixel
+               threshold, the highest score first; None where the run has none or the model makes no maps.
     """
 
     path: str
@@ -99,6 +103,8 @@ def score(
     threshold: float | None = None,
     maps: str | None = None,
     masks: str | None = None,
+    tiling: Tiling | None = None,
+    coco: str | None = None,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> Iterator[ScoreLine]:
@@ -108,36 +114,43 @@ def score(
     images: files and folders, see `find_sources`.
     threshold: in place of the run's own.
     maps: folder for float32 TIFF maps of each file's size. masks: folder for PNG masks, 255 where the map reaches the
-        run's pixel threshold.
-    Raises DataError for a folder without images, RunError if masks are asked of a run without a pixel threshold,
-    SpecError if maps or masks would be written over the images, or into a folder that is scored.
+        run's pixel threshold. coco: file for the regions of all images in COCO's format, see `uadctl.report.coco`;
+        it appears once the last image is scored. Files that could not be scored stand in its info, as errors.
+    tiling: how images are cut, if that is to be made sure of: it must be the one that the run was calibrated with.
+    Raises DataError for a folder without images, RunError if masks or coco are asked of a run without a pixel
+    threshold, SpecError for another tiling, whose scores the threshold says nothing of, and if maps or masks would be
+    written over the images, or into a folder that is scored.
     """
     progress = progress or Silent()
     sources = find_sources(images)
     pixel = fitted.calibration.pixel
-    if masks is not None and pixel is None:
-        raise RunError("--masks needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
+    if tiling is not None and tiling != fitted.calibration.tiling:
+        raise SpecError(_calibrated_otherwise(tiling, fitted.calibration.tiling), help=_how_to_calibrate(tiling))
+    if pixel is None and (masks is not None or coco is not None):
+        option = "--masks" if masks is not None else "--coco"
+        raise RunError(f"{option} needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
     _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
     use_threads(threads)
     limit = fitted.calibration.image.value if threshold is None else threshold
-    found = stream(fitted.detector, [s.path for s in sources], geometry=fitted.geometry, threads=threads)
-    with progress.task("score", len(sources)) as task:
+    found = stream(fitted.detector, [s.path for s in sources], intake=fitted.intake, threads=threads, progress=progress)
+    with progress.task("score", len(sources)) as task, _annotating(coco, pixel) as annotations:
         for source, item in zip(sources, found, strict=True):
             path, exact = _printable(source.path)
+            size = None
             if item.prediction is None:
-                yield ScoreLine(
-                    status="error", threshold=limit, reason=_reason(item.error, source.path), path=path, path_b64=exact
-                )
+                reason = _reason(item.error, source.path)
+                line = ScoreLine(status="error", threshold=limit, reason=reason, path=path, path_b64=exact)
             else:
                 field = item.prediction.map
                 map_path = None
                 if maps is not None and field is not None:
                     file = Path(maps) / f"{source.stem}.tiff"
-                    write_map(file, field)
+                    fitted.intake.keep_map(file, field)
                     map_path, _ = _printable(str(file))
                 if masks is not None and pixel is not None and field is not None:
-                    write_png(Path(masks) / f"{source.stem}.png", (field >= pixel.threshold).astype("uint8") * 255)
-                yield ScoreLine(
+                    _write_mask(Path(masks) / f"{source.stem}.png", field, pixel.threshold)
+                size = None if field is None else Size(*field.shape)
+                line = ScoreLine(
                     status="ok",
                     score=item.prediction.score,
                     threshold=limit,
@@ -147,7 +160,46 @@ def score(
                     path=path,
                     path_b64=exact,
                 )
+            if annotations is not None:
+                _annotate(annotations, line, size)
+            yield line
             task.advance()
+
+
+def _write_mask(path: Path, field: Field, threshold: float) -> None:
+    """255 where the map reaches the threshold."""
+    if isinstance(field, StoredMap):
+        rows = ((band >= threshold).astype("uint8") * 255 for _, band in bands(field))
+        write_png_rows(path, Size(*field.shape), rows)
+    else:
+        write_png(path, (field >= threshold).astype("uint8") * 255)
+
+
+def _calibrated_otherwise(wanted: Tiling, calibrated: Tiling | None) -> str:
+    found = "whole images" if calibrated is None else str(calibrated)
+    return f"{wanted}: the run was calibrated on {found}, and its threshold says nothing of other scores"
+
+
+def _how_to_calibrate(wanted: Tiling) -> str:
+    options = f"--tile-size {wanted.size} --tile-stride {wanted.stride} --tile-reduce {wanted.reduce}"
+    return f"Calibrate it on good images that it has not learned: uadctl calibrate RUN --good DIR {options}"
+
+
+def _annotating(coco: str | None, pixel: PixelScale | None) -> AbstractContextManager[CocoFile | None]:
+    if coco is None or pixel is None:
+        return nullcontext()
+    from uadctl.report.coco import writing_coco
+
+    return writing_coco(coco, threshold=pixel.threshold)
+
+
+def _annotate(annotations: CocoFile, line: ScoreLine, size: Size | None) -> None:
+    """size: of the image; None where it could not be scored, or has no map."""
+    exact = line.path_b64 if isinstance(line.path_b64, str) else None
+    if size is None or line.regions is None:
+        annotations.add_error(line.path, line.reason or "the model made no map of it", exact=exact)
+    else:
+        annotations.add(line.path, size, line.regions, exact=exact)
 
 
 def _keep_inputs(images: Sequence[str], sources: Sequence[Source], outputs: dict[str, tuple[str | None, str]]) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from uadctl.imaging.files import (
     write_png,
 )
 from uadctl.imaging.listing import files_in, is_folder, is_image_name, joined
-from uadctl.inference import stream, use_threads
+from uadctl.inference import Outcome, stream, use_threads
 from uadctl.progress import Progress, Silent
 from uadctl.records import Size
 from uadctl.spec.grammar import usable_cores
@@ -42,7 +42,6 @@ from uadctl.spec.values import nearest, shown
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from uadctl.records import Prediction
     from uadctl.runs.fitted import Fitted, PixelScale
 
 _T = TypeVar("_T")
@@ -237,14 +236,15 @@ class _Writing:
         called, largest = 0, 0.0
         problems: list[str] = []
         paths = [image.path for image in self.images]
-        found = stream(self.fitted.detector, paths, geometry=self.fitted.geometry, threads=self.threads)
+        found = stream(self.fitted.detector, paths, intake=self.fitted.intake, threads=self.threads, in_memory=True)
         with self.progress.task(f"submission {self.category}", len(paths)) as task:
             for image, item in zip(self.images, found, strict=True):
                 if item.prediction is None:
                     problems.append(str(item.error))
                 else:
                     scores = _whole_map(image, item.prediction, self.fitted)
-                    anomalous = scores >= self.threshold
+                    # By the map with NaN: where the camera does not look nothing is anomalous, whatever the threshold.
+                    anomalous = np.asarray(item.prediction.map) >= self.threshold
                     magnitude = float(np.abs(scores).max())
                     self._write_files(image, scores if _fits(magnitude, exponent) else None, anomalous, exponent)
                     called += bool(anomalous.any())
@@ -273,11 +273,12 @@ class _Writing:
         write_png(thresholded, anomalous.astype(np.uint8) * np.uint8(255))
 
 
-def _whole_map(image: PrivateImage, prediction: Prediction, fitted: Fitted) -> NDArray[np.float32]:
+def _whole_map(image: PrivateImage, prediction: Outcome, fitted: Fitted) -> NDArray[np.float32]:
     """The map, if it has a finite score for every pixel: a server can do nothing with another."""
-    scores = prediction.map
-    if scores is None:
+    said = cast("NDArray[np.float32] | None", prediction.map)  # of images that the server has, none too large
+    if said is None:
         raise RunError(f"{image.path}: {fitted.model} makes no map, and a submission needs one of each image")
+    scores = fitted.intake.blanked(said)
     wrong = int(np.count_nonzero(~np.isfinite(scores)))
     if wrong:
         raise DataError(

@@ -7,12 +7,17 @@ One rule makes a verdict of a threshold, here and everywhere: anomalous iff scor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from copy import copy
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from uadctl.imaging import raster
+from uadctl.imaging.raster import StoredMap
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,24 +108,19 @@ class PixelCalibration:
         self._squares = 0.0  # sum of squared distances to the mean
         self._max = -math.inf
 
-    def add(self, anomaly_map: ArrayLike) -> None:
+    def add(self, anomaly_map: ArrayLike | StoredMap) -> None:
         """Take in the (H, W) map of one normal image; nothing of it is kept.
 
-        Raises ValueError if it is not 2-D or holds an infinite value; the image is then not counted.
+        A map in a file is read once, in bands of whole rows, and gives the same numbers as in an array.
+
+        Raises ValueError if it is not 2-D or holds an infinite value, DataError if its file cannot be read; the image
+        is then not counted.
         """
-        scores = np.asarray(anomaly_map)
-        if scores.ndim != 2:
-            raise ValueError(f"the map has shape {scores.shape}; expected (height, width)")
-        if scores.dtype.kind not in "biuf":
-            raise ValueError(f"the map is of type {scores.dtype}; expected numbers")
-        if np.isinf(scores).any():
-            raise ValueError(
-                "the map holds an infinite value; expected finite scores, or NaN where nothing was looked at"
-            )
-        rows = max(1, 2**20 // max(1, scores.shape[1]))
-        for top in range(0, scores.shape[0], rows):
-            self._add_block(scores[top : top + rows])
-        self.images += 1
+        taken = copy(self)
+        for block in _blocks(anomaly_map if isinstance(anomaly_map, StoredMap) else _checked(anomaly_map)):
+            taken._add_block(block)
+        taken.images += 1
+        vars(self).update(vars(taken))
 
     @property
     def mean(self) -> float:
@@ -154,6 +154,11 @@ class PixelCalibration:
         self.left_out += block.size - values.size
         if not values.size:
             return
+        highest = float(values.max())
+        if math.isinf(highest) or math.isinf(float(values.min())):
+            raise ValueError(
+                "the map holds an infinite value; expected finite scores, or NaN where nothing was looked at"
+            )
         # Chan, Golub and LeVeque 1979: two groups are joined by their means and squared distances. The sum of squares
         # less the squared sum loses the digits that matter when the spread is small beside the mean.
         mean = float(values.mean())
@@ -161,7 +166,7 @@ class PixelCalibration:
         step = mean - self._mean
         self._squares += float(np.square(values - mean).sum()) + step * step * self.n * values.size / n
         self._mean += step * values.size / n
-        self._max = max(self._max, float(values.max()))
+        self._max = max(self._max, highest)
         self.n = n
 
     def _need_pixels(self) -> None:
@@ -169,6 +174,29 @@ class PixelCalibration:
             raise ValueError(
                 f"there is no pixel to calibrate on (normal images: {self.images}, NaN pixels: {self.left_out})"
             )
+
+
+def _checked(anomaly_map: ArrayLike) -> NDArray[Any]:
+    scores = np.asarray(anomaly_map)
+    if scores.ndim != 2:
+        raise ValueError(f"the map has shape {scores.shape}; expected (height, width)")
+    if scores.dtype.kind not in "biuf":
+        raise ValueError(f"the map is of type {scores.dtype}; expected numbers")
+    return scores
+
+
+def _blocks(scores: NDArray[Any] | StoredMap) -> Iterator[NDArray[Any]]:
+    """A map in blocks of whole rows, of a million pixels or one row: the same ones however it is stored."""
+    rows = max(1, 2**20 // max(1, scores.shape[1]))
+    rest: NDArray[Any] = np.empty((0, scores.shape[1]), dtype=np.float32)
+    for band in [scores] if isinstance(scores, np.ndarray) else (band for _, band in raster.bands(scores)):
+        band = np.concatenate([rest, band]) if rest.size else band
+        whole = band.shape[0] // rows * rows
+        for top in range(0, whole, rows):
+            yield band[top : top + rows]
+        rest = band[whole:]
+    if rest.shape[0]:
+        yield rest
 
 
 def _next_float32_above(value: float) -> float:

@@ -14,6 +14,7 @@ import typer
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.cli.parity import print_answers
+from uadctl.cli.robustness import print_robustness
 from uadctl.errors import SpecError
 from uadctl.spec import PROTOCOLS, Overrides, variants
 from uadctl.spec.values import shown
@@ -100,6 +101,12 @@ def bench(
             help="Of anomalib's models: what anomalib itself would report, beside uadctl's numbers.",
         ),
     ] = None,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness", help="Also measure the fitted models on changed test images: light, focus, JPEG, position."
+        ),
+    ] = False,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -146,8 +153,8 @@ def bench(
     if dry_run:
         if submission is not None:
             raise SpecError("--submission has no effect on --dry-run: nothing is scored")
-        if questions:
-            flag = "--parity" if parity else "--protocol"
+        if questions or robustness:
+            flag = "--parity" if parity else "--protocol" if questions else "--robustness"
             raise SpecError(f"{flag} has no effect on --dry-run: nothing is scored")
         print_plan(reading.spec, json_=json_, trust_checkpoint=trust_checkpoint)
         return
@@ -161,7 +168,9 @@ def bench(
         unfinished = (
             newest(reading.spec, finished=False)
             if folder is None
-            else RunFolder.unfinished(folder, reading.spec, done_too=submission is not None or bool(questions))
+            else RunFolder.unfinished(
+                folder, reading.spec, done_too=submission is not None or bool(questions) or robustness
+            )
         )
     screen.interrupted = "Go on where it stopped with the same command and --resume"
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
@@ -171,6 +180,7 @@ def bench(
             submission=submission,
             trust_checkpoint=trust_checkpoint,
             questions=questions,
+            robustness=robustness,
             progress=progress,
             notes=reading.notes,
         )
@@ -182,6 +192,7 @@ def bench(
         "submission": None if submission is None else [asdict(part) for part in result.submission],
         "parity": result.answers.get("parity"),
         "anomalib": result.answers.get("anomalib"),
+        "robustness": result.robustness,
         "timing": _body(result.timing),
     }
     if output is not None:
@@ -193,6 +204,7 @@ def bench(
     else:
         _print_results(result, reading.spec)
         print_answers(result.answers, several=_several_labels(result))
+        print_robustness(result.robustness or {}, several=_several_labels(result))
         if submission is not None:
             images = sum(part.images for part in result.submission)
             n = len(result.submission)

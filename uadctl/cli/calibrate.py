@@ -35,6 +35,9 @@ def calibrate(
     category: Annotated[str | None, typer.Option("--category", help="Only units of this category.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Only units of this model.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Only units of this seed.")] = None,
+    tile_size: o.TileSize = None,
+    tile_stride: o.TileStride = None,
+    tile_reduce: o.TileReduce = None,
     device: o.Device = None,
     json_: o.Json = False,
     quiet: o.Quiet = False,
@@ -45,16 +48,26 @@ def calibrate(
     Example: uadctl calibrate runs/20260101T120000Z-demo-0123abcd --alpha 0.05
 
     `uadctl score` uses the new thresholds; the old ones are kept as thresholds.1.json and so on. What a bench measured
-    stays as it is, and scores.csv names the threshold that it was measured with.
+    stays as it is, and scores.csv names the threshold that it was measured with. With --tile-size they are of images
+    cut into such tiles, as `uadctl score` cuts them from then on.
     """
     screen.configure(quiet=quiet, debug=debug)
     if alpha is not None and not 0 < alpha < 1:
         raise SpecError(f"--alpha {alpha:g}: expected a number > 0 and < 1")
     if device is not None and not good:
         raise SpecError("--device has no effect without --good: the scores are there already")
+    if o.tiling(tile_size, tile_stride, tile_reduce, like=None) is not None and not good:
+        raise SpecError(
+            f"--tile-size {tile_size}: needs --good: the run's own normal scores were not made of such tiles",
+            help="Give good images that the model has not learned: --good DIR",
+        )
     found = o.finished_run(run)
     from uadctl.calibrate import calibrate as run_calibrate
+    from uadctl.runs.fitted import read_calibration
 
+    chosen = found.finished(category=category, label=label, seed=seed)
+    so_far = {read_calibration(unit).tiling for unit in chosen} if tile_size is not None else {None}
+    tiling = o.tiling(tile_size, tile_stride, tile_reduce, like=so_far.pop() if len(so_far) == 1 else None)
     with screen.progress(device=o.show_device(device or found.spec.run.device) if good else None) as progress:
         results = run_calibrate(
             found,
@@ -65,6 +78,7 @@ def calibrate(
             good=tuple(good or ()),
             device=device,
             progress=progress,
+            tiling=tiling,
         )
     if json_:
         units = [

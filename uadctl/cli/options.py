@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from uadctl.cli.complete import complete_dataset, complete_model, complete_run
 from uadctl.cli.console import screen
 from uadctl.errors import RunError, SpecError
-from uadctl.spec import Overrides, Reading, read_spec
+from uadctl.spec import Overrides, Reading, TilingTable, read_spec
+from uadctl.spec.grammar import LEAST_TILE, default_stride
 
 if TYPE_CHECKING:
+    from uadctl.records import Tiling
     from uadctl.runs.folder import RunFolder
 
 SpecArgument = Annotated[
@@ -86,6 +88,18 @@ LimitTest = Annotated[int | None, typer.Option("--limit-test", help="At most so 
 RunDir = Annotated[
     str | None, typer.Option("--run-dir", metavar="DIR", help="Where run folders are made. Default: runs")
 ]
+TileSize = Annotated[
+    int | None,
+    typer.Option("--tile-size", metavar="N", help="Cut images into tiles of N x N pixels, as [tiling] size does."),
+]
+TileStride = Annotated[
+    int | None,
+    typer.Option("--tile-stride", metavar="N", help="Pixels from one tile to the next. Default: 3/4 of the size."),
+]
+TileReduce = Annotated[
+    Literal["mean", "max", "hann"] | None,
+    typer.Option("--tile-reduce", help="What a pixel in several tiles gets. Default: mean."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -127,6 +141,35 @@ def show_device(device: str) -> str:
     from uadctl.features.backbone import resolve_device
 
     return resolve_device(device)
+
+
+def tiling(
+    size: int | None,
+    stride: int | None,
+    reduce: Literal["mean", "max", "hann"] | None,
+    *,
+    like: Tiling | None,
+) -> Tiling | None:
+    """What --tile-size, --tile-stride and --tile-reduce mean; None without a size. SpecError where they mean nothing.
+
+    like: that of the run. What is left out is as there; its stride, if the size is; else as in [tiling].
+    """
+    if size is None:
+        for option, value in (("--tile-stride", stride), ("--tile-reduce", reduce)):
+            if value is not None:
+                raise SpecError(f"{option} {value}: has no effect without --tile-size", help="Give --tile-size N.")
+        return None
+    if size < LEAST_TILE:
+        raise SpecError(f"--tile-size {size}: expected an integer >= {LEAST_TILE}")
+    if stride is not None and not 1 <= stride <= size:
+        raise SpecError(
+            f"--tile-stride {stride}: expected an integer >= 1 and <= {size}, the size of a tile",
+            help=f"Left out it is {default_stride(size)}.",
+        )
+    if stride is None and like is not None and like.size == size:
+        stride = like.stride
+    reduced = reduce or (like.reduce if like is not None else "mean")
+    return TilingTable(size=size, stride=stride, reduce=reduced, score="max" if like is None else like.score).tiling
 
 
 def check_outputs(*, files: Iterable[tuple[str, str | None]], folders: Iterable[tuple[str, str | None]] = ()) -> None:

@@ -23,6 +23,7 @@ FILES: Final = {
     "timing": "timing.schema.json",
     "parity": "parity.schema.json",
     "anomalib": "anomalib.schema.json",
+    "robustness": "robustness.schema.json",
     "score": "score-line.schema.json",
 }
 
@@ -37,7 +38,7 @@ def schema(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib or score.",
+            help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib, robustness or score.",
             show_default=False,
             autocompletion=complete_schema,
         ),

@@ -48,6 +48,13 @@ def score(
         str | None,
         typer.Option("--masks", metavar="DIR", help="Write masks (PNG, 255 at or above the pixel threshold)."),
     ] = None,
+    tile_size: o.TileSize = None,
+    tile_stride: o.TileStride = None,
+    tile_reduce: o.TileReduce = None,
+    coco: Annotated[
+        str | None,
+        typer.Option("--coco", metavar="FILE.json", help="Write the regions of all images for annotation tools."),
+    ] = None,
     device: o.Device = None,
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", metavar="DIR", help="Where a SPEC's runs are, if not where it says.")
@@ -65,9 +72,11 @@ def score(
     screen.configure(quiet=quiet, debug=debug)
     if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
         raise SpecError(f"--output {output}: expected a name that ends with .csv or .jsonl")
+    if coco is not None and Path(coco).suffix != ".json":
+        raise SpecError(f"--coco {coco}: expected a name that ends with .json")
     if threshold is not None and not math.isfinite(threshold):
         raise SpecError(f"--threshold {threshold}: expected a finite number")
-    o.check_outputs(files=[("--output", output)], folders=(("--maps", maps), ("--masks", masks)))
+    o.check_outputs(files=[("--output", output), ("--coco", coco)], folders=(("--maps", maps), ("--masks", masks)))
     found = o.finished_run(run, run_dir=run_dir)
     unit = found.choose(category=category, label=label, seed=seed)
     spec = found.spec
@@ -77,6 +86,7 @@ def score(
     from uadctl.score import score as score_images
 
     fitted = load(unit, device=device or spec.run.device)
+    tiling = o.tiling(tile_size, tile_stride, tile_reduce, like=fitted.calibration.tiling)
     if threshold is None and fitted.calibration.image.value is None:
         reason = fitted.calibration.image.reason
         if fail_on_anomaly:
@@ -93,8 +103,10 @@ def score(
             threshold=threshold,
             maps=maps,
             masks=masks,
+            coco=coco,
             threads=spec.run.threads,
             progress=progress,
+            tiling=tiling,
         )
         for line in lines:
             broken += line.status == "error"

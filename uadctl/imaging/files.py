@@ -5,25 +5,31 @@ Every problem is a DataError that starts with the path as given; nothing is prin
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-import stat
+import shutil
+import struct
 import threading
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
-from uadctl.atomic import write_bytes
+from uadctl.atomic import replacing, write_bytes
 from uadctl.errors import DataError
 from uadctl.imaging.formats import IMAGE_SUFFIXES, BrokenImage, Header, kind_of, read_header
 from uadctl.imaging.listing import list_images
-from uadctl.records import Size
+from uadctl.imaging.rows import RawLayout, RegularFile, plain_pixels
+from uadctl.records import Box, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from uadctl.imaging.raster import Field, StoredMap, Window
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -39,6 +45,7 @@ __all__ = [
     "read_stored_png",
     "write_map",
     "write_png",
+    "write_png_rows",
 ]
 
 MAX_PIXELS = 1 << 28
@@ -52,26 +59,42 @@ LARGEST_FLOAT16 = 65504.0
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
+_WAY_OUT = (
+    "A larger image is read region by region where it is cut into tiles ([tiling] size, or --tile-size) and its file "
+    "is a TIFF of tiles or strips (uncompressed, Deflate or PackBits), .npy or .raw."
+)
+_MASK_WAY_OUT = "Save a larger mask as a TIFF of tiles (uncompressed or Deflate): it is read region by region."
 
-def read_image(source: PathLike | NDArray[np.uint8]) -> NDArray[np.uint8]:
+# So many values are converted at a time, where that takes memory beside them.
+_CONVERTED = 1 << 20
+
+
+def read_image(
+    source: PathLike | NDArray[np.uint8], *, window: Window | None = None, raw: RawLayout | None = None
+) -> NDArray[np.uint8]:
     """Decode an image to RGB, upright, 8 bits a channel.
 
-    source: a PNG, JPEG, BMP, TIFF or WebP file (by content, whatever its name), or an (H, W, 3) uint8 RGB array, which
-    is returned as it is.
+    source: a PNG, JPEG, BMP, TIFF, WebP or .npy file (by content, whatever its name), a headerless *.raw file, or an
+            (H, W, 3) uint8 RGB array, which is returned as it is where no window is given.
+    window: the stored values that become 0 and 255: what lies between is scaled and rounded, what lies beyond cut.
+            None: the full range of the type.
+    raw:    the layout of files named *.raw.
 
-    Exif orientation is applied. Grey becomes three equal channels. 16 bits become 8 by the full range of the type
-    (value / 257, rounded): 12-bit data in a 16-bit file stay dark. Float TIFFs must lie in [0, 1]. Alpha is dropped,
-    the colours under it are kept as stored. Of files with several pages or frames, the first is read. CMYK JPEGs are
-    converted the way OpenCV does it, without colour profiles.
+    Exif orientation is applied. Grey becomes three equal channels. Without a window 16 bits become 8 by the full range
+    of the type (value / 257, rounded): 12-bit data in a 16-bit file stay dark; floats must lie in [0, 1]. With one,
+    floats may be any but NaN and infinity. Alpha is dropped, the colours under it are kept as stored. Of files with
+    several pages or frames, the first is read. CMYK JPEGs are converted the way OpenCV does it, without colour
+    profiles.
 
     Returns an (H, W, 3) uint8 array. Raises DataError naming the file where it is missing, not an image, cut off,
     damaged, larger than MAX_PIXELS or of a kind that is not read; for arrays TypeError (not uint8) or ValueError
     (not (H, W, 3), or empty).
     """
     if isinstance(source, np.ndarray):
-        return _checked_array(source)
-    with _named(source):
-        return _to_rgb8(_decode(_read_bytes(source)))
+        pixels = checked_array(source)
+        return pixels if window is None else to_rgb8(pixels, window)
+    with file_named(source):
+        return to_rgb8(stored_pixels(source, raw=raw), window)
 
 
 def read_mask(paths: Sequence[PathLike], *, size: Size | tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -91,15 +114,14 @@ def read_mask(paths: Sequence[PathLike], *, size: Size | tuple[int, int] | None 
         raise ValueError("read_mask needs at least one mask file")
     expected = None if size is None else Size(*size)
     whose = "its image"
-    union: NDArray[Any] | None = None
+    union: NDArray[np.uint8] | None = None
     for path in paths:
-        pixels = _mask_pixels(path)
-        _check_mask_size(path, pixels, expected, whose)
+        with file_named(path):
+            defect = defect_pixels(stored_mask(path))
+        found = Size(*defect.shape)
+        check_mask_size(path, found, expected, whose)
         if expected is None:
-            expected, whose = Size(*pixels.shape[:2]), f"{_name(path)}, a mask of the same image,"
-        defect: NDArray[Any] = np.asarray(pixels > 0)
-        if defect.ndim == 3:
-            defect = np.asarray(defect.any(axis=2))
+            expected, whose = found, f"{_name(path)}, a mask of the same image,"
         union = defect if union is None else union | defect
     return np.asarray(union, dtype=np.uint8)
 
@@ -112,8 +134,10 @@ def read_mask_values(path: PathLike, *, size: Size | tuple[int, int] | None = No
     Returns an (H, W) array of the values as stored, upright, in the type they are stored in; of a palette or an RGB
     image the grey value. Raises DataError as `read_mask` does, and where a pixel is coloured.
     """
-    pixels = _mask_pixels(path)
-    _check_mask_size(path, pixels, None if size is None else Size(*size), "its image")
+    with file_named(path):
+        pixels = stored_mask(path, way_out=None)
+        _check_finite(pixels)
+    check_mask_size(path, Size(*pixels.shape[:2]), None if size is None else Size(*size), "its image")
     if pixels.ndim == 3:
         grey = pixels[..., 0]
         if not bool((pixels == grey[..., np.newaxis]).all()):
@@ -122,16 +146,23 @@ def read_mask_values(path: PathLike, *, size: Size | tuple[int, int] | None = No
     return pixels
 
 
-def _mask_pixels(path: PathLike) -> NDArray[Any]:
-    with _named(path):
-        pixels = _decode(_read_bytes(path), mask=True)
-        if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
-            raise BrokenImage("the mask has pixels that are NaN or infinite")
-        return pixels
+def defect_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """(h, w) 0 and 1 of a mask's stored pixels, grey or in channels without alpha: the rule of `read_mask`.
+
+    Each pixel for itself, so that a region gives what the whole does. Raises BrokenImage for NaN and infinity.
+    """
+    _check_finite(pixels)
+    defect = pixels > 0 if pixels.ndim == 2 else (pixels > 0).any(axis=2)
+    return np.asarray(defect).view(np.uint8)
 
 
-def _check_mask_size(path: PathLike, pixels: NDArray[Any], expected: Size | None, whose: str) -> None:
-    found = Size(*pixels.shape[:2])
+def _check_finite(pixels: NDArray[Any]) -> None:
+    if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
+        raise BrokenImage("the mask has pixels that are NaN or infinite")
+
+
+def check_mask_size(path: PathLike, found: Size, expected: Size | None, whose: str) -> None:
+    """DataError naming a mask of another size than `whose`, which is the expected one; None: any will do."""
     if expected is not None and found != expected:
         raise DataError(
             f"{_name(path)} is {found}, {whose} is {expected} (height x width)",
@@ -139,24 +170,26 @@ def _check_mask_size(path: PathLike, pixels: NDArray[Any], expected: Size | None
         )
 
 
-def image_size(path: PathLike) -> Size:
+def image_size(path: PathLike, *, raw: RawLayout | None = None) -> Size:
     """The height and width of an image as displayed (after Exif orientation), without decoding its pixels.
 
-    Raises DataError as `read_image` does, as far as that shows before decoding.
+    raw: the layout of files named *.raw. Raises DataError as `read_image` does, as far as that shows before decoding.
     """
-    with _named(path):
-        data = _read_bytes(path)
-        if kind_of(data) == "TIFF":
+    with file_named(path), RegularFile(path) as file:
+        plain = plain_pixels(path, file, raw)
+        if plain is not None:
+            return plain.size
+        if kind_of(file.read(0, min(16, file.length))) == "TIFF":
             from uadctl.imaging.tiff import tiff_size
 
-            size, orientation = tiff_size(data)
+            size, orientation = tiff_size(file)
             return Size(size.width, size.height) if orientation >= 5 else size
-        return read_header(data).size
+        return read_header(_whole(file)).size
 
 
 def write_map(
     path: PathLike,
-    anomaly_map: NDArray[np.floating[Any]],
+    anomaly_map: NDArray[np.floating[Any]] | Field,
     *,
     precision: Literal["float32", "float16"] = "float32",
     note: str | None = None,
@@ -169,19 +202,24 @@ def write_map(
     times the time, and the float predictor cannot be read by tifffile alone (it needs imagecodecs). The file holds no
     date: the same map gives the same bytes. tifffile, OpenCV and ImageJ read it.
 
-    anomaly_map: (H, W) floats. precision: of the file; float16 rounds to 11 significant bits, fewer below 6.1e-5.
+    anomaly_map: (H, W) floats, or a map in a file, which is copied and stays: that file is a tiled BigTIFF.
+    precision: of the file; float16 rounds to 11 significant bits, fewer below 6.1e-5.
     note: ASCII text kept in the file, as its ImageDescription.
 
     Raises ValueError for another shape and for scores beyond float16, OSError where the file cannot be written.
     """
     import tifffile
 
+    from uadctl.imaging.raster import StoredMap
+
+    if isinstance(anomaly_map, StoredMap):
+        _write_stored(Path(path), anomaly_map, precision, note)
+        return
     values = np.asarray(anomaly_map)
     if values.ndim != 2 or values.size == 0 or values.dtype.kind != "f":
         raise ValueError(f"a map must be a non-empty (H, W) float array, found {values.shape} {values.dtype}")
-    # Comparisons with NaN are false: what was not looked at has no size.
-    if precision == "float16" and bool((np.abs(values) > LARGEST_FLOAT16).any()):
-        raise ValueError(f"a map of float16 holds scores from {-LARGEST_FLOAT16} to {LARGEST_FLOAT16}; found beyond")
+    if precision == "float16":
+        check_float16(values)
     target = io.BytesIO()
     tifffile.imwrite(
         target,
@@ -194,12 +232,29 @@ def write_map(
     write_bytes(Path(path), target.getbuffer())
 
 
+def check_float16(scores: NDArray[np.floating[Any]]) -> None:
+    """ValueError for scores that 16 bits cannot hold."""
+    # Comparisons with NaN are false: what was not looked at has no size.
+    if bool((np.abs(scores) > LARGEST_FLOAT16).any()):
+        raise ValueError(f"a map of float16 holds scores from {-LARGEST_FLOAT16} to {LARGEST_FLOAT16}; found beyond")
+
+
+def _write_stored(path: Path, stored: StoredMap, precision: Literal["float32", "float16"], note: str | None) -> None:
+    from uadctl.imaging.raster import bands, write_tiled
+
+    if precision == "float32" and note is None:
+        with replacing(path) as temporary:
+            shutil.copyfile(stored.path, temporary)
+        return
+    write_tiled(path, stored.size, (band for _, band in bands(stored)), precision=precision, note=note)
+
+
 def read_map(path: PathLike) -> NDArray[np.float32]:
     """Read an anomaly map written by `write_map` (or any one-channel float TIFF).
 
     Returns (H, W) float32; NaN where the model did not look. Raises DataError naming the file.
     """
-    with _named(path):
+    with file_named(path):
         data = _read_bytes(path)
         if kind_of(data) != "TIFF":
             raise BrokenImage("not a TIFF file, so no anomaly map")
@@ -215,7 +270,7 @@ def read_stored_map(path: PathLike) -> tuple[NDArray[Any], int]:
     For maps that other programs shall read: nothing is converted, turned upright or left out. Raises DataError naming
     a file that is no TIFF, or damaged.
     """
-    with _named(path):
+    with file_named(path):
         data = _read_bytes(path)
         if kind_of(data) != "TIFF":
             raise BrokenImage("not a TIFF file, so no anomaly map")
@@ -229,7 +284,7 @@ def read_stored_png(path: PathLike) -> NDArray[np.uint8]:
 
     Raises DataError naming a file that is damaged, no PNG, or a PNG of another kind.
     """
-    with _named(path):
+    with file_named(path):
         data = _read_bytes(path)
         if kind_of(data) != "PNG":
             raise BrokenImage("not a PNG file")
@@ -266,17 +321,66 @@ def write_png(path: PathLike, pixels: NDArray[np.uint8]) -> None:
     write_bytes(Path(path), encoded.data)
 
 
+def write_png_rows(path: PathLike, size: Size | tuple[int, int], rows: Iterable[NDArray[np.uint8]]) -> None:
+    """Write a grey PNG as it grows, atomically: bands of whole rows from top to bottom, of any heights that add up.
+
+    size: height and width. rows: (n, width) uint8 each. Memory is that of a band.
+
+    Raises ValueError where the bands have another width or do not add up, TypeError for another dtype, OSError where
+    the file cannot be written.
+    """
+    height, width = size
+    if not (0 < height < 1 << 31 and 0 < width < 1 << 31):
+        raise ValueError(f"a PNG of {height}x{width} pixels (height x width) cannot be written")
+    with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
+        stream.write(b"\x89PNG\r\n\x1a\n")
+        # One channel of 8 bits, not interlaced: ISO/IEC 15948:2004, §11.2.2.
+        stream.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)))
+        packer = zlib.compressobj(1)
+        done = 0
+        for band in rows:
+            if band.dtype != np.uint8:
+                raise TypeError(f"a PNG is written from uint8 pixels, found {band.dtype}")
+            done += check_band(band, Size(height, width), done)
+            # Each row starts with the number of its filter; 0: none.
+            unfiltered = np.zeros((len(band), width + 1), np.uint8)
+            unfiltered[:, 1:] = band
+            _write_pixels(stream, packer.compress(unfiltered.data))
+        if done != height:
+            raise ValueError(f"{done} rows of {height} were given")
+        _write_pixels(stream, packer.flush())
+        stream.write(_chunk(b"IEND", b""))
+
+
+def check_band(band: NDArray[Any], size: Size, done: int) -> int:
+    """The rows of a band, of which `done` came before. ValueError where it does not fit an image of this size."""
+    if band.ndim != 2 or band.shape[1] != size.width or done + band.shape[0] > size.height:
+        raise ValueError(
+            f"a band of shape {band.shape} after {done} rows does not fit an image of {size} (height x width)"
+        )
+    return int(band.shape[0])
+
+
+def _write_pixels(stream: BinaryIO, packed: bytes) -> None:
+    if packed:
+        stream.write(_chunk(b"IDAT", packed))
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
 def _name(path: PathLike) -> str:
     return os.fspath(path)
 
 
 @contextmanager
-def _named(path: PathLike) -> Iterator[None]:
+def file_named(path: PathLike) -> Iterator[None]:
     """Turn what goes wrong inside into a DataError that starts with the path as given."""
     try:
         yield
     except BrokenImage as error:
-        raise DataError(f"{_name(path)}: {error}") from error
+        raise DataError(f"{_name(path)}: {error}", help=error.help) from error
     except FileNotFoundError as error:
         raise DataError(f"{_name(path)}: no such file") from error
     except IsADirectoryError as error:
@@ -291,36 +395,67 @@ def _named(path: PathLike) -> Iterator[None]:
         raise DataError(f"{_name(path)}: not enough memory to decode it") from error
 
 
+def stored_pixels(path: PathLike, *, raw: RawLayout | None = None) -> NDArray[Any]:
+    """A whole file in the depth it is stored in, upright: (H, W) or (H, W, 3) RGB.
+
+    raw: the layout of files named *.raw. Raises BrokenImage and OSError: see `file_named`.
+    """
+    return _stored(path, raw, mask=False, way_out=_WAY_OUT)
+
+
+def stored_mask(path: PathLike, *, way_out: str | None = _MASK_WAY_OUT) -> NDArray[Any]:
+    """As `stored_pixels`, but the channels in any order. way_out: the help where the mask is too large."""
+    return _stored(path, None, mask=True, way_out=way_out)
+
+
+def _stored(path: PathLike, raw: RawLayout | None, *, mask: bool, way_out: str | None) -> NDArray[Any]:
+    with RegularFile(path) as file:
+        plain = plain_pixels(path, file, raw)
+        if plain is not None:
+            _check_pixels(plain.size, way_out)
+            return plain.read(Box.whole(plain.size))
+        data = _whole(file, way_out)
+    return _decode(data, mask=mask, way_out=way_out)
+
+
 def _read_bytes(path: PathLike) -> bytes:
-    # Opened without waiting, so that a named pipe in an image folder is refused instead of stopping the run.
-    def open_at_once(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    if "\0" in os.fspath(path):
-        raise BrokenImage("a file name cannot hold a null byte")
-    with open(path, "rb", opener=open_at_once) as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise BrokenImage("is not a regular file")
-        if facts.st_size > MAX_FILE_BYTES:
-            raise BrokenImage(f"the file has {facts.st_size} bytes, more than the {MAX_FILE_BYTES} that can be decoded")
-        return file.read()
+    with RegularFile(path) as file:
+        return _whole(file)
 
 
-def _check_pixels(size: Size) -> None:
+def _whole(file: RegularFile, way_out: str | None = _WAY_OUT) -> bytes:
+    if file.length > MAX_FILE_BYTES:
+        raise BrokenImage(
+            f"the file has {file.length} bytes, more than the {MAX_FILE_BYTES} that can be decoded", help=way_out
+        )
+    return file.read(0, file.length)
+
+
+def check_whole(size: Size) -> None:
+    """Raise DataError for an image that is too large to be whole in memory, though it could be read in parts."""
+    try:
+        _check_pixels(size)
+    except BrokenImage as error:
+        raise DataError(str(error), help=error.help) from None
+
+
+def _check_pixels(size: Size, way_out: str | None = _WAY_OUT) -> None:
     if size.height * size.width > MAX_PIXELS:
-        raise BrokenImage(f"{size} (height x width) is {size.height * size.width} pixels, more than {MAX_PIXELS}")
+        raise BrokenImage(
+            f"{size} (height x width) is {size.height * size.width} pixels, more than {MAX_PIXELS}", help=way_out
+        )
 
 
-def _decode(data: bytes, *, mask: bool = False) -> NDArray[Any]:
+def _decode(data: bytes, *, mask: bool = False, way_out: str | None = _WAY_OUT) -> NDArray[Any]:
     """Decode to the stored depth, upright: (H, W) or (H, W, 3) RGB (for a mask: the channels in any order)."""
     if kind_of(data) == "TIFF":
         from uadctl.imaging.tiff import read_tiff
 
-        pixels, orientation = read_tiff(data, check=_check_pixels, opencv=_opencv_as_stored)
-        return _upright(pixels, orientation)
+        check = functools.partial(_check_pixels, way_out=way_out)
+        pixels, orientation = read_tiff(data, check=check, opencv=_opencv_as_stored)
+        return upright(pixels, orientation)
     header = read_header(data)
-    _check_pixels(header.stored)
+    _check_pixels(header.stored, way_out)
     if mask:
         stored = _opencv_as_stored(header.payload)
         stored = None if stored is None else (stored if stored.ndim == 2 else stored[..., :3])
@@ -330,7 +465,7 @@ def _decode(data: bytes, *, mask: bool = False) -> NDArray[Any]:
         raise BrokenImage(f"damaged, or a kind of {header.kind} that OpenCV cannot decode")
     if header.kind == "JPEG" and _ends_early(header, stored, mask=mask):
         raise BrokenImage("truncated: the JPEG's pixel data end before its last row")
-    return _upright(stored, header.orientation)
+    return upright(stored, header.orientation)
 
 
 def _ends_early(header: Header, stored: NDArray[Any], *, mask: bool) -> bool:
@@ -394,7 +529,8 @@ def _quiet_opencv() -> Iterator[None]:
                 opencv_log.setLogLevel(_quiet_before)
 
 
-def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn stored pixels as Exif orientation 1 to 8 says."""
     if orientation == 1:
         return pixels
     turned = np.swapaxes(pixels, 0, 1) if orientation >= 5 else pixels
@@ -406,24 +542,52 @@ def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(turned)
 
 
-def _to_rgb8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def to_rgb8(pixels: NDArray[Any], window: Window | None = None) -> NDArray[np.uint8]:
+    """(h, w, 3) RGB uint8 of stored pixels, grey or RGB: each for itself, so that a region is converted as the whole.
+
+    window: None: the full range of the type. Raises BrokenImage for types and values that are not read.
+    """
     import cv2
 
-    if pixels.dtype == np.uint16:
+    check_type(pixels.dtype)
+    if pixels.dtype.kind == "f" and not bool(np.isfinite(pixels).all()):
+        raise BrokenImage("float pixels that are NaN or infinite")
+    if window is not None:
+        pixels = _windowed(pixels, window)
+    elif pixels.dtype == np.uint16:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     elif pixels.dtype.kind == "f":
-        if not bool(np.isfinite(pixels).all()):
-            raise BrokenImage("float pixels that are NaN or infinite")
         low, high = float(pixels.min()), float(pixels.max())
         if low < 0 or high > 1:
             raise BrokenImage(f"float pixels from {low:g} to {high:g}, expected 0 to 1")
         pixels = np.rint(pixels * 255).astype(np.uint8)
-    elif pixels.dtype != np.uint8:
-        raise BrokenImage(f"{pixels.dtype} pixels; uint8, uint16 and float in 0 to 1 are read")
     return np.asarray(pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
-def _checked_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+def check_type(dtype: np.dtype[Any]) -> None:
+    """BrokenImage where pixels of this type are not read as an image."""
+    if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
+        raise BrokenImage(f"{dtype} pixels; uint8, uint16 and float in 0 to 1 are read")
+
+
+def _windowed(pixels: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+    target = np.empty(pixels.shape, np.uint8)
+    # Of few values each is computed once.
+    table = None if pixels.dtype.kind == "f" else _scaled(np.arange(np.iinfo(pixels.dtype).max + 1), window)
+    at_once = max(1, _CONVERTED // max(1, pixels[0].size))
+    for first in range(0, len(pixels), at_once):
+        part = pixels[first : first + at_once]
+        target[first : first + at_once] = _scaled(part, window) if table is None else table[part]
+    return target
+
+
+def _scaled(values: NDArray[Any], window: Window) -> NDArray[np.uint8]:
+    share = (values.astype(np.float64) - window.low) / (window.high - window.low)
+    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+
+
+def checked_array(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """The array itself. TypeError or ValueError where it is not a non-empty (H, W, 3) uint8 one."""
     if pixels.dtype != np.uint8:
         raise TypeError(f"an image array must be uint8 RGB, found {pixels.dtype} of shape {pixels.shape}")
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:

@@ -18,10 +18,13 @@ from typing import Literal
 
 from uadctl.records import Size
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""The file name endings of images, in lower case. Only for listing folders: what a file is, its content decides."""
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".raw", ".tif", ".tiff", ".webp")
+"""The file name endings of images, in lower case. Only for listing folders: what a file is, its content decides, except
+that a file without header (.raw) is known by its name alone."""
 
 Kind = Literal["PNG", "JPEG", "BMP", "TIFF", "WebP"]
+
+NPY_SIGNATURE = b"\x93NUMPY"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -30,7 +33,14 @@ _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 class BrokenImage(ValueError):
-    """The bytes are not a whole image. The text is the reason alone; the caller knows the file's name."""
+    """The bytes are not a whole image. The text is the reason alone; the caller knows the file's name.
+
+    help: the next step, where there is one.
+    """
+
+    def __init__(self, reason: str, *, help: str | None = None) -> None:
+        self.help = help
+        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uadctl.errors import DataError
-from uadctl.records import Size
+from uadctl.records import Box, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-class Box(NamedTuple):
-    """A rectangle of pixels: its top left corner, height and width."""
-
-    y0: int
-    x0: int
-    height: int
-    width: int
+__all__ = ["Box", "Geometry", "View"]
 
 
 @dataclass(frozen=True, slots=True)

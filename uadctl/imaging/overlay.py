@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uadctl.imaging import raster
+from uadctl.records import Box, Size, row_boxes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from uadctl.imaging.raster import Field, Raster
 
 MAX_SIDE = 2048
 """Larger images are drawn reduced to this longer side: an overlay is for looking at; the map holds every pixel."""
 
+_BAND = 1 << 22  # pixels that are read at a time
+_BAND_ROWS = 256  # in whole multiples of so many rows: files are tiled by 256 or less, or by multiples of it
 _SMALL_SIDE = 256  # smaller images are enlarged, in whole steps, up to about this
 _LEAST_WIDTH = 256  # the legend needs it
 _MOST_ALPHA = 0.5
@@ -26,13 +34,13 @@ _DARK = (0, 0, 0)
 
 
 def overlay(
-    image: NDArray[np.uint8],
-    anomaly_map: NDArray[np.float32],
+    image: NDArray[np.uint8] | Raster,
+    anomaly_map: Field,
     *,
     low: float,
     high: float,
     threshold: float | None = None,
-    mask: NDArray[np.uint8] | None = None,
+    mask: NDArray[np.uint8] | Raster | None = None,
     caption: str = "",
 ) -> NDArray[np.uint8]:
     """Draw a map over its image; a legend stands below.
@@ -42,22 +50,26 @@ def overlay(
     was. A white line runs around what reaches the threshold, a magenta one around the ground truth. Pixels without
     score (NaN) are grey and hatched. Images below 256 pixels are enlarged in whole steps, those above MAX_SIDE reduced.
 
-    image:     (H, W, 3) uint8 RGB.
-    anomaly_map: (H, W) floats; higher is more anomalous.
+    What is in files is read in bands, so that memory does not grow with it. Where it is reduced, each pixel of the
+    picture shows the highest score of its block, of arrays the one in its middle; else both give the same but for
+    rounding.
+
+    image:     (H, W, 3) uint8 RGB, an array or read region by region.
+    anomaly_map: (H, W) floats; higher is more anomalous. An array or in a file.
     threshold: the pixel threshold, in the unit of the map; None draws no line and no tick.
-    mask:      (H, W), defect where above 0; None, or without defect, draws no line.
+    mask:      (H, W), defect where above 0, an array or read region by region; None, or without defect, draws no line.
     caption:   text under the colour bar: name, score, verdict. Broken at spaces where it does not fit; a longer word
                is cut short. What is not ASCII is shown as "?": OpenCV's fonts before 5.0 have no more.
 
     Returns (h, w, 3) uint8 RGB, larger than the image by the legend. Raises ValueError where the sizes differ, or `low`
     and `high` are not finite numbers with low <= high.
     """
-    size = image.shape[:2]
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"an overlay needs an (H, W, 3) uint8 image, found {image.shape} {image.dtype}")
+    if isinstance(image, np.ndarray):
+        _check_picture(image)
+    size = _shape(image)[:2]
     for name, field in (("map", anomaly_map), ("mask", mask)):
-        if field is not None and field.shape != size:
-            raise ValueError(f"the {name} is {field.shape}, its image is {size} (height, width)")
+        if field is not None and _shape(field) != size:
+            raise ValueError(f"the {name} is {_shape(field)}, its image is {size} (height, width)")
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise ValueError(f"low ({low:g}) and high ({high:g}) must be finite and in this order")
 
@@ -92,12 +104,31 @@ class _Key:
     shown: bool
 
 
+def _shape(pixels: NDArray[Any] | Field | Raster) -> tuple[int, ...]:
+    """Of an array all of it, else height and width."""
+    return pixels.shape if isinstance(pixels, np.ndarray) else tuple(pixels.size)
+
+
+def _check_picture(image: NDArray[Any]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"an overlay needs an (H, W, 3) uint8 image, found {image.shape} {image.dtype}")
+
+
 def _to_display(
-    image: NDArray[np.uint8], field: NDArray[np.float32], threshold: float | None, mask: NDArray[np.uint8] | None
+    image: NDArray[np.uint8] | Raster,
+    field: Field,
+    threshold: float | None,
+    mask: NDArray[np.uint8] | Raster | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
     """The image, the map without NaN, where it reaches the threshold, the ground truth, where it has a score."""
     import cv2
 
+    size = Size(*_shape(field))
+    in_memory = all(isinstance(each, np.ndarray) for each in (image, field, mask) if each is not None)
+    if max(size) > MAX_SIDE and not in_memory:
+        return _reduced(image, field, threshold, mask)
+    image, field, mask = _whole(image), _whole(field), None if mask is None else _whole(mask)
+    _check_picture(image)
     height, width = field.shape
     covered = ~np.isnan(field)
     values = np.where(covered, field, -np.inf).astype(np.float32)
@@ -111,8 +142,8 @@ def _to_display(
 
         def reduced(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
             # The largest value of each block, so that a reduction never loses a one-pixel defect.
-            block = -(-longer // MAX_SIDE)
-            thick = cv2.dilate(plane, np.ones((block, block), np.uint8))
+            block = (_block(height, wanted[1]), _block(width, wanted[0]))
+            thick = cv2.dilate(plane, np.ones(block, np.uint8))
             return np.asarray(cv2.resize(thick, wanted, interpolation=cv2.INTER_NEAREST_EXACT), dtype=np.uint8)
 
         over, truth = reduced(over), reduced(truth)
@@ -126,6 +157,103 @@ def _to_display(
         values = values.repeat(times, axis=0).repeat(times, axis=1)
         covered = covered.repeat(times, axis=0).repeat(times, axis=1)
     return image, values, over, truth, covered
+
+
+def _whole(pixels: NDArray[Any] | Field | Raster) -> NDArray[Any]:
+    return pixels if isinstance(pixels, np.ndarray) else pixels.read(Box.whole(Size(*pixels.size)))
+
+
+def _reduced(
+    image: NDArray[np.uint8] | Raster,
+    field: Field,
+    threshold: float | None,
+    mask: NDArray[np.uint8] | Raster | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    """As `_to_display`, of what is too large for the picture and not all in memory."""
+    height, width = _shape(field)
+    longer = max(height, width)
+    wanted = Size(max(1, round(height * MAX_SIDE / longer)), max(1, round(width * MAX_SIDE / longer)))
+    values = _highest(field, wanted, nothing=-np.inf)
+    over = np.zeros(wanted, np.uint8) if threshold is None else (values >= threshold).astype(np.uint8)
+    truth = np.zeros(wanted, np.uint8)
+    if mask is not None:
+        truth[_highest(mask, wanted, nothing=0) > 0] = 1
+    return _averaged(image, wanted), values, over, truth, ~np.isneginf(values)
+
+
+def _in_bands(pixels: NDArray[Any] | Field | Raster) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Bands of whole rows from top to bottom, each with its first row."""
+    if isinstance(pixels, raster.StoredMap):
+        yield from raster.bands(pixels, pixels=_BAND)
+        return
+    for box in row_boxes(Size(*_shape(pixels)[:2]), _BAND, multiple=_BAND_ROWS):
+        yield box.y0, pixels[box.rows] if isinstance(pixels, np.ndarray) else pixels.read(box)
+
+
+def _averaged(image: NDArray[np.uint8] | Raster, wanted: Size) -> NDArray[np.uint8]:
+    """(h, w, 3) the mean colour of the part of the image that each pixel of the picture covers."""
+    import cv2
+
+    height = _shape(image)[0]
+    scale = height / wanted.height
+    sums = np.zeros((wanted.height, wanted.width * 3), dtype=np.float32)
+    for first, band in _in_bands(image):
+        _check_picture(band)
+        # As floats a band takes four times as much, so some of its rows at a time.
+        step = max(1, _BAND // 4 // band.shape[1])
+        for start in range(0, band.shape[0], step):
+            some = band[start : start + step].astype(np.float32)
+            top, bottom = first + start, first + start + some.shape[0]
+            # OpenCV takes (width, height).
+            narrow = cv2.resize(some, (wanted.width, some.shape[0]), interpolation=cv2.INTER_AREA)
+            low, high = int(top / scale), min(wanted.height, int(np.ceil(bottom / scale)) + 1)
+            upper, lower = np.arange(low, high)[:, None] * scale, np.arange(top, bottom)[None]
+            shared = np.minimum(upper + scale, lower + 1) - np.maximum(upper, lower)
+            weights = (np.maximum(shared, 0) / scale).astype(np.float32)
+            # Few rows at a time: BLAS with its threads takes longer.
+            sums[low:high] += np.einsum("or,rc->oc", weights, np.asarray(narrow).reshape(some.shape[0], -1))
+    return np.clip(np.rint(sums), 0, 255).astype(np.uint8).reshape(*wanted, 3)
+
+
+def _highest(plane: NDArray[Any] | Field | Raster, wanted: Size, *, nothing: float) -> NDArray[np.float32]:
+    """(h, w) the highest value of the block about the middle of each pixel; `nothing` where all of it is NaN.
+
+    The blocks are as large as the picture is reduced in their direction, or a part of a pixel larger: between them, and
+    at the edges, lies nothing.
+    """
+    import cv2
+
+    height, width = _shape(plane)
+    high, wide = _block(height, wanted.height), _block(width, wanted.width)
+    rows, columns = _middles(height, wanted.height), _middles(width, wanted.width)
+    # As `cv2.dilate` lays its kernel, so that lines run where they do around arrays.
+    tops = np.maximum(rows - high // 2, 0)
+    ends = np.minimum(rows - high // 2 + high, height)
+    highest = np.full(wanted, nothing, dtype=np.float32)
+    for top, band in _in_bands(plane):
+        values = np.where(np.isnan(band), nothing, band).astype(np.float32)
+        # Beyond the edge OpenCV would see its lowest finite number.
+        across = cv2.dilate(values, np.ones((1, wide), np.uint8), borderType=cv2.BORDER_REPLICATE)[:, columns]
+        first, last = np.searchsorted(ends, top, side="right"), np.searchsorted(tops, top + band.shape[0])
+        for row in range(int(first), int(last)):
+            part = across[max(0, tops[row] - top) : ends[row] - top]
+            highest[row] = np.maximum(highest[row], part.max(axis=0))
+    return highest
+
+
+def _block(length: int, wanted: int) -> int:
+    """How many pixels about the middle of each of `wanted` ones leave out none. Rounding has made it `wanted`: of the
+    two directions, one may be reduced a little more than the other."""
+    return -(-length // wanted)
+
+
+def _middles(length: int, wanted: int) -> NDArray[np.int32]:
+    """(wanted,) the pixels in the middle of those of a picture so much smaller."""
+    import cv2
+
+    places = np.arange(length, dtype=np.int32)[None]
+    found = cv2.resize(places, (wanted, 1), interpolation=cv2.INTER_NEAREST_EXACT)  # OpenCV takes (width, height)
+    return np.asarray(found, dtype=np.int32).reshape(wanted)
 
 
 def _colours(positions: NDArray[Any]) -> NDArray[np.uint8]:

@@ -19,8 +19,9 @@ from uadctl.metrics.evaluate import evaluate_images
 from uadctl.metrics.groups import GROUP_METRICS, evaluate_groups, label_parts, number_parts, score_parts
 from uadctl.metrics.image import IMAGE_METRICS, THRESHOLD_METRICS, is_anomalous, ranking_metrics
 from uadctl.metrics.intervals import draw_weights, percentile_interval, resample_f1, resample_threshold_rates
+from uadctl.metrics.masked import Map, Mask, MaskedMap, checked_pair, masked_map
 from uadctl.metrics.pixel import PixelMetrics
-from uadctl.metrics.pooled import Parts, checked_pair, pixel_metric_names, take_apart
+from uadctl.metrics.pooled import Parts, pixel_metric_names, take_apart
 from uadctl.metrics.record import Metrics, merge, undefined
 from uadctl.metrics.region import aupro_name, checked_limit, mean_area
 from uadctl.metrics.resampling import PixelStatistics, resample_image_metrics
@@ -150,44 +151,50 @@ class CategoryMetrics:
         self,
         sample: Sample,
         score: float,
-        anomaly_map: NDArray[np.float32] | None = None,
-        mask: NDArray[np.uint8] | None = None,
-        defects: Sequence[tuple[DefectConfig, NDArray[np.bool_]]] | None = None,
+        anomaly_map: Map | None = None,
+        mask: Mask | None = None,
+        defects: Sequence[tuple[DefectConfig, Mask]] | None = None,
     ) -> None:
         """Take in one test image; nothing of the arrays is kept.
 
         sample:      its label, its kind of defect and its group count. With the label -1 it counts nowhere but as a
                      view of its group.
         score:       of the image, higher is more anomalous.
-        anomaly_map: (H, W), NaN where the detector has not looked; None: it has no part in any metric of maps.
+        anomaly_map: (H, W), NaN where the detector has not looked; None: it has no part in any metric of maps. One in
+                     a file (`StoredMap`) is read in bands, as `PixelMetrics.add` says, and so are masks that are a
+                     `Raster`.
         mask:        (H, W), above 0 on defects, zeros for a good image; None where it is unknown: then the image has
                      no part in the pixel metrics, and a defect image is counted as one without mask.
         defects:     for sPRO, one entry a mask file: how much of it is enough, and its pixels, (H, W). None or empty
                      where that is unknown: then a defect image has no part in sPRO, and is counted.
 
-        Raises ValueError if map and mask differ in size, or if a saturation is less than a pixel; the image is then
-        not counted.
+        Raises ValueError if map and mask differ in size, or if a saturation is less than a pixel, DataError where a
+        file cannot be read; the image is then not counted, unless the file broke after it was looked at.
         """
         has_map = anomaly_map is not None
         seen = _View(sample.label, sample.defect, sample.group, score, has_map, mask is not None, bool(defects))
-        pair, saturated = None, None
-        if seen.label >= 0 and anomaly_map is not None and self._maps is not None:
-            if mask is not None:
+        called, parts, saturated = None, None, None
+        if seen.label >= 0 and anomaly_map is not None:
+            pair = None
+            if mask is not None and self._maps is not None:
                 pair = checked_pair(mask, anomaly_map, mask_name=f"the mask of {sample.relative}", map_name="its map")
+                parts = take_apart(pair)
             if self._spro and seen.sort is not None and defects:
                 saturated = _saturated(sample, anomaly_map, defects)
+            if self._verdicts is not None:
+                judged = pair or masked_map((), anomaly_map, mask_names=(), map_name=f"the map of {sample.relative}")
+                called = self._verdicts.call(judged)
         view = len(self._views)
         self._views.append(seen)
         if seen.label < 0:
             return
-        if self._verdicts is not None and anomaly_map is not None:
-            self._verdicts.call(anomaly_map, seen.label == 1, None if pair is None else pair[0], view=view)
+        if self._verdicts is not None and called is not None:
+            self._verdicts.take(called, seen.label == 1, view=view)
         if self._maps is None:
             return
         self._unmasked += seen.label == 1 and mask is None
         self._unsaturated += seen.label == 1 and not defects
-        if pair is not None:
-            parts = take_apart(*pair)
+        if parts is not None:
             self._maps.take(parts, view=view, kind=seen.kind)
             for maps in self._spro.values() if seen.label == 0 else ():
                 maps.take(parts, view=view, kind=seen.kind)
@@ -478,17 +485,15 @@ class _View:
         return sort_of(self.kind) if self.label == 1 else None
 
 
-def _saturated(
-    sample: Sample, anomaly_map: NDArray[np.float32], defects: Sequence[tuple[DefectConfig, NDArray[np.bool_]]]
-) -> Parts:
+def _saturated(sample: Sample, anomaly_map: Map, defects: Sequence[tuple[DefectConfig, Mask]]) -> Parts:
     """A defect image taken apart for sPRO; arguments and errors as `CategoryMetrics.add`, at least one defect."""
-    name = f"a mask of {sample.relative}"
-    pairs = [checked_pair(pixels, anomaly_map, mask_name=name, map_name="its map") for _, pixels in defects]
-    enough = [
-        saturation_of(config, int(np.count_nonzero(pixels)))
-        for (config, _), (pixels, _) in zip(defects, pairs, strict=True)
-    ]
-    return saturated_parts([pixels for pixels, _ in pairs], enough, pairs[0][1])
+    names = [f"a mask of {sample.relative}"] * len(defects)
+    image = masked_map([pixels for _, pixels in defects], anomaly_map, mask_names=names, map_name="its map")
+    areas = np.zeros(len(defects), dtype=np.int64)
+    for masks, _ in image:
+        areas += [np.count_nonzero(pixels) for pixels in masks]
+    enough = [saturation_of(config, area) for (config, _), area in zip(defects, areas.tolist(), strict=True)]
+    return saturated_parts(image, enough)
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,6 +563,20 @@ class _Maps:
         return self._statistics.resample(weights[:, self._views], fpr_limits=limits)
 
 
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """Pixels of one image: at or above the threshold, those of them on defects, all on defects, and all, without NaN.
+
+    has_mask: whether it is known which are on defects.
+    """
+
+    called: int
+    hit: int
+    defects: int
+    looked_at: int
+    has_mask: bool
+
+
 class _PixelVerdicts:
     """SegF1 and ClassF1: what the verdicts of the maps at one threshold get right, pixel by pixel and image by image.
 
@@ -571,23 +590,29 @@ class _PixelVerdicts:
         self._images = _Hits()
         self._looked_at = 0
 
-    def call(
-        self, anomaly_map: NDArray[np.float32], defect_image: bool, defect: NDArray[np.bool_] | None, *, view: int
-    ) -> None:
-        """Take in the map of one image, whether it has a defect, and its defect pixels where they are known."""
+    def call(self, image: MaskedMap) -> _Called | None:
+        """What the verdicts say of one image: a map, with its mask where that is known. None without a threshold."""
         if self._threshold is None:
-            return
-        called = is_anomalous(anomaly_map, self._threshold)
-        any_called = bool(called.any())
+            return None
+        called, hit, defects, looked_at = 0, 0, 0, 0
+        for masks, scores in image:
+            here, seen = is_anomalous(scores, self._threshold), ~np.isnan(scores)
+            called += int(np.count_nonzero(here))
+            looked_at += int(np.count_nonzero(seen))
+            for defect in masks:
+                hit += int(np.count_nonzero(here & defect))
+                defects += int(np.count_nonzero(defect & seen))
+        return _Called(called, hit, defects, looked_at, has_mask=bool(image.masks))
+
+    def take(self, said: _Called, defect_image: bool, *, view: int) -> None:
+        """Take in what was said of one image, and whether it has a defect."""
+        any_called = said.called > 0
         self._images.take(
             view, any_called and defect_image, any_called and not defect_image, defect_image and not any_called
         )
-        if defect is not None:
-            looked_at = ~np.isnan(anomaly_map)
-            tp = int(np.count_nonzero(called & defect))
-            fp, fn = int(np.count_nonzero(called)) - tp, int(np.count_nonzero(defect & looked_at)) - tp
-            self._pixels.take(view, tp, fp, fn)
-            self._looked_at += int(np.count_nonzero(looked_at))
+        if said.has_mask:
+            self._pixels.take(view, said.hit, said.called - said.hit, said.defects - said.hit)
+            self._looked_at += said.looked_at
 
     def metrics(self, *, has_masks: bool) -> Metrics:
         """segf1 and classf1. ClassF1 needs no mask, only labels and maps."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from uadctl.metrics.masked import Map, Mask, checked_pair
 from uadctl.metrics.pooled import (
     POOLED,
     Parts,
     Pool,
     Stack,
     Tally,
-    checked_pair,
     pixel_metric_names,
     rank_in_pool,
     take_apart,
@@ -78,24 +78,31 @@ class PixelMetrics:
         """
         return 5 * pixels if pixels < Pool.FEW else 2 * 4 * Pool.TABLE + pixels // 2
 
-    def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
+    def add(self, mask: Mask, anomaly_map: Map) -> None:
         """Take in one image; nothing of the two arrays is kept.
 
-        mask:        (H, W) of any dtype, or (H, W, channels) where a defect may be in any colour channel (an alpha
-                     channel, the second of two or the fourth of four, is not looked at). Zeros for a good image.
-        anomaly_map: (H, W), higher is more anomalous; as large as the mask. float16, float32 and small integers are
-                     kept as float32, anything wider as float64, so that no two scores become equal.
+        A map in a file is read in bands of whole rows, once to look at it and once for each engine that takes it in,
+        and its mask with it: in memory are a band, and some 20 bytes for each defect pixel. The metrics are those of
+        the same image in arrays, AU-PRO but for the order in which the regions are added up (rounding).
 
-        Raises ValueError if the sizes differ, or if the mask is None or holds NaN; the image is then not counted.
+        mask:        (H, W) of any dtype, or (H, W, channels) where a defect may be in any colour channel (an alpha
+                     channel, the second of two or the fourth of four, is not looked at). Zeros for a good image. Or a
+                     `Raster` of such pixels.
+        anomaly_map: (H, W), higher is more anomalous; as large as the mask. float16, float32 and small integers are
+                     kept as float32, anything wider as float64, so that no two scores become equal. Or a `StoredMap`.
+
+        Raises ValueError if the sizes differ, or if the mask is None or holds NaN, DataError where a file cannot be
+        read; the image is then not counted, unless the file broke after it was looked at.
         """
-        self.take(take_apart(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
+        self.take(take_apart(checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
 
     def take(self, parts: Parts) -> None:
         """Take in one image that was taken apart already; nothing of `parts.every` is kept."""
         self._tally.add(parts)
         if self._per_image is not None:
             self._per_image.take(parts)
-        self._pool.add(parts.every)
+        for scores in parts.every:
+            self._pool.add(scores)
         if parts.defect.size:
             self._defect.append(parts.defect)
             self._region_sizes.append(parts.sizes)
@@ -205,7 +212,7 @@ def pooled_metrics(
     pixels = engine or PixelMetrics()
     for i in range(len(maps)):
         pair = checked_pair(masks[i], maps[i], mask_name=f"masks[{i}]", map_name=f"maps[{i}]")
-        pixels.take(take_apart(*pair))
+        pixels.take(take_apart(pair))
     return pixels.result(fpr_limits=limits)
 
 

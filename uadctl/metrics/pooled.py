@@ -1,4 +1,4 @@
-"""What all pixel metrics share: masks and maps read, taken apart into normal and defect scores, pooled and counted."""
+"""What all pixel metrics share: masks and maps taken apart into normal and defect scores, pooled and counted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from uadctl.metrics.descent import Step, descend
 from uadctl.metrics.keys import keys32, runs
+from uadctl.metrics.masked import MaskedMap, without_nan
 from uadctl.metrics.ranking import Ranking, RankingSums, Scores, auroc, average_precision, f1_max
-from uadctl.metrics.region import aupro_name, label_regions
+from uadctl.metrics.region import RegionsInBands, aupro_name
 
 #: (N, H, W) in one array, or one array an image, the images of any sizes.
 Stack: TypeAlias = Sequence[ArrayLike] | NDArray[Any]
@@ -34,8 +35,9 @@ def pixel_metric_names(*, fpr_limits: Iterable[float] = (0.3,)) -> tuple[str, ..
 class Parts:
     """One image taken apart; NaN pixels are in none of the arrays.
 
-    every:  (n,) all scores, those on defects included: telling them apart costs more than counting all and taking
-            off the few on defects. It may be a view of the map that was given: copy it to keep it.
+    every:  (n,) all scores, those on defects included, in one array or several: telling them apart costs more than
+            counting all and taking off the few on defects. It can be walked any number of times; of a map in a file
+            each walk reads it anew. The arrays may be views of the map that was given: copy them to keep them.
     defect: (P,) scores on defects, region after region.
     sizes:  (R,) int64, pixels of each region, each at least 1; their sum is P.
     pixels, defect_pixels: how many were looked at, and how many of them lie on defects: n and P, but for saturated
@@ -44,7 +46,7 @@ class Parts:
     left_out, regions_left_out: NaN pixels, and regions that are NaN on every pixel.
     """
 
-    every: Scores
+    every: Iterable[Scores]
     defect: Scores
     sizes: NDArray[np.int64]
     pixels: int
@@ -58,33 +60,51 @@ class Parts:
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
 
-def take_apart(defect: NDArray[np.bool_], scores: Scores) -> Parts:
+def take_apart(image: MaskedMap) -> Parts:
     """All scores and the defect scores of one image; regions are those of the whole mask, NaN pixels included.
 
-    defect: (H, W) bool, True on defect pixels. scores: (H, W), NaN where the detector has not looked.
+    image: a map with one mask. One in a file is read band by band, and again whenever `every` is walked: what stays in
+           memory is 4 bytes for each defect pixel, and some 20 while they are put in order.
+
+    Raises as walking the image does.
     """
-    every = scores.ravel()
-    left_out = 0
-    if np.isnan(np.min(scores)):  # a minimum takes half the time of isnan, and is NaN if any score is
-        every = every[~np.isnan(every)]
-        left_out = scores.size - every.size
-    box, regions = label_regions(defect)
-    found = scores[box][defect[box]]
-    n_regions = int(regions.max(initial=0))
+    regions = RegionsInBands()
+    found: list[Scores] = []
+    kept: list[Scores] = []
+    n_seen, left_out = 0, 0
+    for (defect,), scores in image:
+        seen = without_nan(scores)
+        n_seen += seen.size
+        left_out += scores.size - seen.size
+        box = regions.add(defect)
+        found.append(scores[box][defect[box]])
+        if image.in_memory:
+            kept.append(seen)
+    on_defects, region, n_regions = np.concatenate(found), regions.joined(), regions.count
     if left_out:
-        looked_at = ~np.isnan(found)
-        found, regions = found[looked_at], regions[looked_at]
-    sizes = np.bincount(regions, minlength=n_regions + 1)[1:]
-    kept = sizes[sizes > 0].astype(np.int64)
+        looked_at = ~np.isnan(on_defects)
+        on_defects, region = on_defects[looked_at], region[looked_at]
+    sizes = np.bincount(region, minlength=n_regions + 1)[1:]
+    sizes = sizes[sizes > 0].astype(np.int64)
     return Parts(
-        every=every,
-        defect=found[np.argsort(regions, kind="stable")],
-        sizes=kept,
-        pixels=every.size,
-        defect_pixels=found.size,
+        every=kept or _Seen(image),
+        defect=on_defects[np.argsort(region, kind="stable")],
+        sizes=sizes,
+        pixels=n_seen,
+        defect_pixels=on_defects.size,
         left_out=left_out,
-        regions_left_out=n_regions - kept.size,
+        regions_left_out=n_regions - sizes.size,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """All scores of a map in a file that are not NaN, band by band, read anew each time."""
+
+    image: MaskedMap
+
+    def __iter__(self) -> Iterator[Scores]:
+        return (without_nan(scores) for _, scores in MaskedMap((), self.image.scores, ()))
 
 
 @dataclass(slots=True)
@@ -303,7 +323,8 @@ class _Table:
         # The lowest float32 that is not below the score: counted ones from there on are above it, or equal it.
         reached = nearest
         if distinct.dtype != np.float32:
-            reached = np.where(nearest < distinct, np.nextafter(nearest, np.float32(np.inf)), nearest)
+            with np.errstate(over="ignore"):  # above the largest float32 there is infinity
+                reached = np.where(nearest < distinct, np.nextafter(nearest, np.float32(np.inf)), nearest)
         key = keys32(reached).astype(np.int64) - self._lowest
         at = np.clip(key, self._from, self._to)
         starts, ends = runs(at)
@@ -353,35 +374,3 @@ def rank_in_pool(
             above -= before + here - np.cumsum(step.at)
         yield Ranking(n_positive, n_normal, at=step.at, above=above, equal=equal, before=before), step
         before += here
-
-
-def checked_pair(
-    mask: ArrayLike | None, anomaly_map: ArrayLike, *, mask_name: str, map_name: str
-) -> tuple[NDArray[np.bool_], Scores]:
-    """(H, W) bool, True on defect pixels, and (H, W) float32 or float64 scores; ValueError names what is wrong."""
-    if mask is None:
-        raise ValueError(f"{mask_name} is None; leave the image out, or give zeros if it has no defect")
-    scores = np.asarray(anomaly_map)
-    if scores.ndim != 2 or not scores.size:
-        raise ValueError(f"{map_name} has shape {scores.shape}; expected (height, width), not empty")
-    if scores.dtype.kind not in "biuf":
-        raise ValueError(f"{map_name} is of type {scores.dtype}; expected numbers")
-    defect = defect_pixels(np.asarray(mask), mask_name)
-    if defect.shape != scores.shape:
-        sizes = ["{}x{}".format(*array.shape) for array in (defect, scores)]
-        raise ValueError(f"{mask_name} is {sizes[0]}, {map_name} is {sizes[1]} (height x width)")
-    dtype = np.float32 if np.can_cast(scores.dtype, np.float32) else np.float64
-    return defect, scores.astype(dtype, copy=False)
-
-
-def defect_pixels(mask: NDArray[Any], name: str) -> NDArray[np.bool_]:
-    if mask.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is of type {mask.dtype}; expected numbers, a defect where they are > 0")
-    if mask.dtype.kind == "f" and np.isnan(mask).any():
-        raise ValueError(f"{name} holds NaN; to leave pixels out, put NaN in the map")
-    if mask.ndim == 2:
-        return np.asarray(mask > 0)
-    if mask.ndim == 3 and 1 <= mask.shape[2] <= 4:
-        colours = mask[:, :, :-1] if mask.shape[2] in (2, 4) else mask
-        return np.asarray((colours > 0).any(axis=2))
-    raise ValueError(f"{name} has shape {mask.shape}; expected (height, width) or (height, width, channels)")

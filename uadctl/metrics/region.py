@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from uadctl.imaging.regions import Seams
 from uadctl.metrics.descent import Step
 from uadctl.metrics.ranking import Ranking
 
@@ -36,6 +37,42 @@ def label_regions(defect: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArr
     depth = cv2.CV_16U if few else cv2.CV_32S
     _, labels = cv2.connectedComponents(inside.view(np.uint8), connectivity=8, ltype=depth)
     return box, labels[inside].astype(np.uint16 if few else np.int32, copy=False)
+
+
+class RegionsInBands:
+    """The connected defect regions of one mask that comes in bands of whole rows, from top to bottom.
+
+    In memory are 4 bytes for each defect pixel, and the last row. Of a mask in one band the regions are numbered as
+    `label_regions` does; of several, in the order of the first band that each is in.
+    """
+
+    def __init__(self) -> None:
+        self._labels: list[NDArray[np.integer[Any]]] = []  # of each band's defect pixels, row by row, from 1 on
+        self._seams = Seams()
+
+    @property
+    def count(self) -> int:
+        """How many regions there are, those of all bands joined."""
+        return int(self._seams.components().max(initial=-1)) + 1
+
+    def add(self, defect: NDArray[np.bool_]) -> tuple[slice, slice]:
+        """Take in the next band, (h, W) bool. Returns the smallest box about its defect pixels."""
+        box, labels = label_regions(defect)
+        before = self._seams.count
+        first, last = (np.zeros(defect.shape[1], dtype=np.int32) for _ in range(2))
+        first[defect[0]] = labels[: np.count_nonzero(defect[0])]
+        last[defect[-1]] = labels[labels.size - np.count_nonzero(defect[-1]) :]
+        self._seams.join(first, last, int(labels.max(initial=0)))
+        self._labels.append(labels.astype(np.int32) + np.int32(before) if before else labels)
+        return box
+
+    def joined(self) -> NDArray[np.integer[Any]]:
+        """(P,) the region of each defect pixel, in the order of the bands and row by row, numbered 1, 2, …"""
+        if len(self._labels) == 1:
+            return self._labels[0]
+        number = np.zeros(self._seams.count + 1, dtype=np.int32)
+        number[1:] = self._seams.components() + 1
+        return number[np.concatenate(self._labels)]
 
 
 class RegionOverlap:

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from uadctl.metrics.binned import ROUNDING, curve_of_bins
 from uadctl.metrics.image import IMAGE_METRICS, checked_scores
 from uadctl.metrics.keys import WIDER, common_zeros, keys64, narrow_keys, needed_shift, runs
-from uadctl.metrics.pooled import Parts, checked_pair, pixel_metric_names, take_apart
+from uadctl.metrics.masked import Map, Mask, checked_pair
+from uadctl.metrics.pooled import Parts, pixel_metric_names, take_apart
 from uadctl.metrics.ranking import Scores
 from uadctl.metrics.region import area_below, checked_limit
 
@@ -141,9 +142,9 @@ class PixelStatistics:
         """(n,) whether each image has a defect pixel that is not left out; strata for `bootstrap_weights`."""
         return np.array([image.regions > 0 for image in self._images], dtype=np.bool_)
 
-    def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
+    def add(self, mask: Mask, anomaly_map: Map) -> None:
         """Take in one image; arguments and errors as `PixelMetrics.add`."""
-        self.take(take_apart(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
+        self.take(take_apart(checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
 
     def take(self, parts: Parts) -> None:
         """Take in one image that was taken apart already."""
@@ -235,12 +236,11 @@ class PixelStatistics:
         doubts = curve_of_bins(normal, defect, overlap, mixed, regions=regions).doubts(limits, tied=True)
         return {name: min(1.0, doubt + ROUNDING) for name, doubt in doubts.items()}
 
-    def _count(self, scores: Scores) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """The bins that (n,) scores fill, ascending, how many are in each, and how many bits are dropped for it."""
+    def _count(self, every: Iterable[Scores]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """The bins that scores fill, ascending, how many are in each, and how many bits are dropped for it."""
         shift = self._shift
         bins, counts = _NONE, _NONE
-        for start in range(0, scores.size, self.CHUNK):
-            chunk = scores[start : start + self.CHUNK]
+        for chunk in _chunks(every, self.CHUNK):
             found = [(bins, counts)]
             if chunk.dtype == np.float32:
                 keys, n_zero, rest = narrow_keys(chunk)
@@ -421,6 +421,13 @@ class _Curves:
             for pro, limit in zip(self._pro, self._limits, strict=True)
         ]
         return [np.where(self._undefined, np.nan, value) for value in found]
+
+
+def _chunks(every: Iterable[Scores], size: int) -> Iterator[Scores]:
+    """Scores of one array or several, at most `size` at a time."""
+    for scores in every:
+        for start in range(0, scores.size, size):
+            yield scores[start : start + size]
 
 
 def _count_defects(parts: Parts, shift: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uadctl.errors import DataError
+from uadctl.metrics.masked import MaskedMap, masked_map
 from uadctl.metrics.pixel import PixelMetrics
-from uadctl.metrics.pooled import Parts, checked_pair
+from uadctl.metrics.pooled import Parts
 from uadctl.metrics.ranking import Scores
 from uadctl.metrics.region import aupro_name, checked_limit
 from uadctl.records import DefectConfig, Sample
@@ -55,8 +57,8 @@ def compute_spro(
         )
     pixels = PixelMetrics(regions="defects")
     for i in range(len(maps)):
-        defects, scores = _defects(masks[i], maps[i], index=i)
-        pixels.take(saturated_parts(defects, _saturations(saturations[i], len(defects), index=i), scores))
+        image = _defects(masks[i], maps[i], index=i)
+        pixels.take(saturated_parts(image, _saturations(saturations[i], len(image.masks), index=i)))
     measured = pixels.result(fpr_limits=(limit,))
     value = measured.metrics[aupro_name(limit)]
     if value is None:
@@ -64,7 +66,7 @@ def compute_spro(
     return float(value)
 
 
-def saturated_parts(defects: Sequence[NDArray[np.bool_]], saturations: Sequence[int], scores: Scores) -> Parts:
+def saturated_parts(image: MaskedMap, saturations: Sequence[int]) -> Parts:
     """One image taken apart so that the AU-PRO of any engine is AU-sPRO: a region is a defect's highest scores.
 
     Detected pixels beyond the saturation change nothing, and the highest scores are the first detected: a defect is
@@ -72,30 +74,62 @@ def saturated_parts(defects: Sequence[NDArray[np.bool_]], saturations: Sequence[
     difference. `every` holds the scores outside all defects and those kept, a pixel in two defects perhaps twice, so
     that what is left without those kept is what lies outside.
 
-    defects:     (H, W) bool arrays, one a defect; they may overlap. None for a good image.
+    image:       a map with one mask a defect; they may overlap. None for a good image. One in a file is read band by
+                 band, and again whenever `every` is walked. A defect that is NaN on every pixel does not count.
     saturations: one a defect, each at least 1.
-    scores:      (H, W), NaN where the detector has not looked. A defect that is NaN on every pixel does not count.
     """
-    looked_at = ~np.isnan(scores)
-    outside = looked_at.copy()
-    kept: list[Scores] = []
-    for defect, saturation in zip(defects, saturations, strict=True):
-        outside &= ~defect
-        seen = scores[defect & looked_at]
-        if seen.size:
-            first = max(0, seen.size - saturation)
-            kept.append(np.partition(seen, first)[first:])
-    n_seen, n_outside = int(np.count_nonzero(looked_at)), int(np.count_nonzero(outside))
-    found = np.concatenate(kept) if kept else scores[:0].ravel()
+    found: list[list[Scores]] = [[] for _ in saturations]
+    outside: list[Scores] = []
+    size, n_seen, n_outside = 0, 0, 0
+    for defects, scores in image:
+        looked_at = ~np.isnan(scores)
+        beside = _outside(defects, looked_at)
+        for defect, so_far in zip(defects, found, strict=True):
+            so_far.append(scores[defect & looked_at])
+        size += scores.size
+        n_seen += int(np.count_nonzero(looked_at))
+        n_outside += int(np.count_nonzero(beside))
+        if image.in_memory:
+            outside.append(scores[beside])
+    kept = [_highest(np.concatenate(each), n) for each, n in zip(found, saturations, strict=True)]
+    kept = [each for each in kept if each.size]
+    on_defects: Scores = np.concatenate(kept) if kept else np.empty(0, dtype=np.float32)
     return Parts(
-        every=np.concatenate([scores[outside], found]),
-        defect=found,
-        sizes=np.array([some.size for some in kept], dtype=np.int64),
+        every=[*outside, on_defects] if image.in_memory else _Beside(image, on_defects),
+        defect=on_defects,
+        sizes=np.array([each.size for each in kept], dtype=np.int64),
         pixels=n_seen,
         defect_pixels=n_seen - n_outside,
-        left_out=scores.size - n_seen,
-        regions_left_out=len(defects) - len(kept),
+        left_out=size - n_seen,
+        regions_left_out=len(image.masks) - len(kept),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """The scores of a map in a file outside all defects, band by band, read anew each time, and then those kept."""
+
+    image: MaskedMap
+    kept: Scores
+
+    def __iter__(self) -> Iterator[Scores]:
+        for defects, scores in self.image:
+            yield scores[_outside(defects, ~np.isnan(scores))]
+        yield self.kept
+
+
+def _outside(defects: Sequence[NDArray[np.bool_]], looked_at: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels looked at that are in none of the defects."""
+    outside = looked_at.copy()
+    for defect in defects:
+        outside &= ~defect
+    return outside
+
+
+def _highest(scores: Scores, n: int) -> Scores:
+    """(min(n, size),) the highest of (size,) scores, in any order."""
+    first = max(0, scores.size - n)
+    return np.partition(scores, first)[first:] if scores.size else scores
 
 
 def saturation_of(config: DefectConfig, area: int) -> int:
@@ -129,23 +163,21 @@ def check_saturations(sample: Sample, defects: Sequence[tuple[DefectConfig, NDAr
             raise DataError(f"{path}: {error}") from error
 
 
-def _defects(masks: Any, anomaly_map: ArrayLike, *, index: int) -> tuple[list[NDArray[np.bool_]], Scores]:
-    """(H, W) bool arrays, one a defect, and (H, W) float scores; ValueError names what is wrong."""
+def _defects(masks: Any, anomaly_map: ArrayLike, *, index: int) -> MaskedMap:
+    """The map with one mask a defect; ValueError names what is wrong."""
     name, map_name = f"masks[{index}]", f"maps[{index}]"
     if masks is None:
         raise ValueError(f"{name} is None; leave the image out, or give an empty sequence if it has no defect")
-    nothing = np.zeros(np.shape(anomaly_map), dtype=np.bool_)
-    _, scores = checked_pair(nothing, anomaly_map, mask_name=name, map_name=map_name)
     if _is_single(masks):
-        defect, _ = checked_pair(masks, scores, mask_name=name, map_name=map_name)
-        return ([defect] if defect.any() else []), scores
-    defects = []
-    for k in range(len(masks)):
-        defect, _ = checked_pair(masks[k], scores, mask_name=f"{name}[{k}]", map_name=map_name)
-        if not defect.any():
-            raise ValueError(f"{name}[{k}] has no pixel above 0; expected the pixels of one defect")
-        defects.append(defect)
-    return defects, scores
+        single = masked_map((masks,), anomaly_map, mask_names=(name,), map_name=map_name)
+        return single if any(defect.any() for (defect,), _ in single) else MaskedMap((), single.scores, ())
+    names = [f"{name}[{k}]" for k in range(len(masks))]
+    image = masked_map(masks, anomaly_map, mask_names=names, map_name=map_name)
+    for defects, _ in image:
+        for defect, of_it in zip(defects, names, strict=True):
+            if not defect.any():
+                raise ValueError(f"{of_it} has no pixel above 0; expected the pixels of one defect")
+    return image
 
 
 def _is_single(masks: Any) -> bool:

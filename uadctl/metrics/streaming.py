@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from uadctl.metrics.binned import ROUNDING, Curve, curve_of_bins
 from uadctl.metrics.descent import descend
 from uadctl.metrics.keys import WIDER, common_zeros, keys64, narrow_keys, needed_shift, runs
-from uadctl.metrics.pooled import Parts, Tally, checked_pair, pixel_metric_names, take_apart
+from uadctl.metrics.masked import Map, Mask, checked_pair
+from uadctl.metrics.pooled import Parts, Tally, pixel_metric_names, take_apart
 from uadctl.metrics.ranking import Scores
 from uadctl.metrics.record import Metrics, undefined
 from uadctl.metrics.region import checked_limit
@@ -53,16 +54,17 @@ class StreamingPixelMetrics:
         self._per_image = per_image
         self._regions = regions
 
-    def add(self, mask: ArrayLike, anomaly_map: ArrayLike) -> None:
+    def add(self, mask: Mask, anomaly_map: Map) -> None:
         """Take in one image; arguments and errors as `PixelMetrics.add`."""
-        self.take(take_apart(*checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
+        self.take(take_apart(checked_pair(mask, anomaly_map, mask_name="the mask", map_name="its map")))
 
     def take(self, parts: Parts) -> None:
         """Take in one image that was taken apart already; nothing of it is kept."""
         self._tally.add(parts)
         if self._per_image is not None:
             self._per_image.take(parts)
-        self._bins.add(parts.every)
+        for scores in parts.every:
+            self._bins.add(scores)
         if parts.defect.size:
             self._bins.mark_defects(parts.defect, parts.sizes)
 

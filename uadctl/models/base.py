@@ -158,6 +158,9 @@ class FromPredictions:
     """
 
     offers_left_out: bool = False
+    leaves_out_together: bool = False
+    knows_places: bool = False
+    """Whether `fit` takes `together`: which training images show one part, to be left out together."""
     contamination: float
     threshold_: float | None = None
 
@@ -205,6 +208,7 @@ class FromPredictions:
     def predict_anomaly_map(self, images: Iterable[Image]) -> NDArray[np.float32]:
         """(n, H, W) float32 maps of images of one size; ValueError if sizes differ, or where there are no maps."""
         maps = [p.map for p in self._predictions(images)]
+        # Detectors make arrays; maps in files are made of them, where images are larger than memory.
         stack = [m for m in maps if m is not None]
         if len(stack) != len(maps):
             raise ValueError(f"{type(self).__name__} makes no anomaly maps")
@@ -304,6 +308,14 @@ def memorised_words(number: int, of: int) -> str:
         f"{number} of {of} images for the threshold have scores near 0: the model has probably learned them, and the "
         "threshold is then too low"
     )
+
+
+def knows_places(detector: object) -> bool:
+    """Whether a detector compares each place of an image with that place of those it has learned.
+
+    It says so by an attribute of this name. No part of `Detector`: a plug-in's that lacks it does not.
+    """
+    return bool(getattr(detector, "knows_places", False))
 
 
 def stacked(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

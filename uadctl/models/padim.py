@@ -74,6 +74,7 @@ class PaDiM(base.ThroughNetwork):
     """
 
     offers_left_out = True
+    knows_places = True
     network: FrozenNetwork
 
     def __init__(

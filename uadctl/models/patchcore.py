@@ -5,6 +5,7 @@ Roth, Pemula, Zepeda, Schölkopf, Brox, Gehler, "Towards Total Recall in Industr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -71,6 +72,7 @@ class PatchCore(base.ThroughNetwork):
     """
 
     offers_left_out = True
+    leaves_out_together = True
     network: FrozenNetwork
 
     def __init__(
@@ -171,16 +173,21 @@ class PatchCore(base.ThroughNetwork):
         self,
         images: Iterable[base.Image],
         *,
-        left_out: Callable[[Prediction], None] | None = None,
+        left_out: Callable[..., None] | None = None,
+        together: Sequence[int] | None = None,
         threshold: bool = True,
         progress: Progress | None = None,
     ) -> Self:
         """Fill the memory bank from normal images.
 
         left_out: receives each training image's prediction by the bank without that image's own patches.
+        together: the number of the part that each image shows, ascending; filled, at the latest, while the images are
+            iterated. Images of one part, such as its tiles, are left out together: each is scored by the bank without
+            the patches of all of them, and where that leaves nothing, `left_out` receives None: whoever gives the parts
+            can tell whose prediction each one is. None: each image shows a part of its own.
         threshold: False leaves `threshold_` unset, and saves scoring all training images if nobody else asks for it.
-        Raises ValueError without images, DataError naming a broken one, WeightsError, RunError without room on disk
-        and for features that are no numbers.
+        Raises ValueError without images and where `together` is not ascending or not as long as the images, DataError
+        naming a broken one, WeightsError, RunError without room on disk and for features that are no numbers.
         """
         import numpy as np
 
@@ -198,13 +205,15 @@ class PatchCore(base.ThroughNetwork):
                     grids.append((grid, Size(*image.shape[:2])))
             if not grids:
                 raise ValueError("PatchCore needs at least one training image, found none")
+            parts = _parts(together, len(grids))
             heap.give_back()
             kept = self._choose(features, progress)
             self._hold(features[:] if kept is None else features.rows(kept))
             if threshold or left_out is not None:
                 ends = np.cumsum([0, *(grid.height * grid.width for grid, _ in grids)])
                 own = ends if kept is None else np.searchsorted(kept, ends)
-                scores = self._score_left_out(features, grids, ends.tolist(), own.tolist(), left_out, progress)
+                told = None if left_out is None else functools.partial(_tell, left_out, together is not None)
+                scores = self._score_left_out(features, grids, parts, ends.tolist(), own.tolist(), told, progress)
                 if threshold:
                     self.threshold_ = self.threshold_of(scores)
         return self
@@ -247,26 +256,31 @@ class PatchCore(base.ThroughNetwork):
         self,
         features: FeatureStore,
         grids: Sequence[tuple[Size, Size]],
+        parts: Sequence[slice],
         ends: Sequence[int],
         own: Sequence[int],
-        left_out: Callable[[Prediction], None] | None,
+        left_out: Callable[[Prediction | None], None] | None,
         progress: Progress,
     ) -> list[float]:
-        """Score every training image against the bank without its own patches.
+        """Score every training image against the bank without the patches of its part.
 
-        ends: where the features of image i lie, ends[i] to ends[i + 1]; own: the same of its part of the bank.
+        parts: the images left out with each. ends: where the features of image i lie, ends[i] to ends[i + 1]; own: the
+        same of those in the bank.
         """
         scores: list[float] = []
         if len(grids) < 2:
             return scores
         with progress.task("calibrating", len(grids)) as task:
             for i, (grid, size) in enumerate(grids):
-                if own[i + 1] - own[i] < own[-1]:
+                exclude = slice(own[parts[i].start], own[parts[i].stop])
+                if exclude.stop - exclude.start < own[-1]:
                     patches = features[ends[i] : ends[i + 1]]
-                    (prediction,) = self._score([(patches, grid)], [size], exclude=slice(own[i], own[i + 1]))
+                    (prediction,) = self._score([(patches, grid)], [size], exclude=exclude)
                     scores.append(prediction.score)
                     if left_out is not None:
                         left_out(prediction)
+                elif left_out is not None:
+                    left_out(None)
                 task.advance()
         return scores
 
@@ -334,6 +348,24 @@ class PatchCore(base.ThroughNetwork):
         """Backbone, its weights' origin and checksum, how it is computed, size of the bank."""
         bank = self.memory_bank_
         return {**self.network.facts(), "memory_bank": None if bank is None else list(bank.shape)}
+
+
+def _tell(left_out: Callable[..., None], all_of_them: bool, prediction: Prediction | None) -> None:
+    if prediction is not None or all_of_them:
+        left_out(prediction)
+
+
+def _parts(together: Sequence[int] | None, images: int) -> list[slice]:
+    """For each image, those that show the same part."""
+    import numpy as np
+
+    numbers = np.arange(images) if together is None else np.asarray(together)
+    if numbers.shape != (images,):
+        raise ValueError(f"together has {len(numbers)} numbers for {images} training images")
+    if (np.diff(numbers) < 0).any():
+        raise ValueError("together must be ascending: images of one part follow one another")
+    first, last = (np.searchsorted(numbers, numbers, side=side).tolist() for side in ("left", "right"))
+    return [slice(start, stop) for start, stop in zip(first, last, strict=True)]
 
 
 def aggregate(maps: Sequence[torch.Tensor], *, neighborhood: int) -> torch.Tensor:

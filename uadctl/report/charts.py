@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,22 @@ _STAND_INS = {
 }
 _WIDTH, _HEIGHT = 4.0, 3.1  # inches of 72 points
 _BINS = 36
+
+
+_MOST_PANELS = 2  # beside each other
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How figures move with the severity of one corruption.
+
+    title: a word of ours. severities: ascending. values: a line each, in the order of the chart's legend: a number for
+    each severity, None where it is undefined, which leaves a gap.
+    """
+
+    title: str
+    severities: tuple[int, ...]
+    values: tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,45 @@ def score_chart(groups: Mapping[str, NDArray[np.float64]], threshold: float | No
         return _svg(figure, alt)
 
 
+def severity_chart(courses: Sequence[Course], clean: Sequence[float | None], *, key: str, alt: str) -> str:
+    """Figures against severity, a panel a corruption, all of one scale; thin lines are the unchanged images.
+
+    courses: at least one, each with at most two lines: the first solid with dots, the second dashed with squares, so
+        that they are told apart without colour. clean: what each line was without the corruption.
+    """
+    known = [v for course in courses for line in course.values for v in line if v is not None]
+    known += [v for v in clean if v is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    room = max(0.05 * (high - low), 0.01)
+    rows = -(-len(courses) // _MOST_PANELS)
+    styles = (("ink", "-", "o"), ("calibration", (0, (4, 2)), "s"))
+    with _drawing(key, height=0.6 + 1.1 * rows) as figure:
+        panels = figure.subplots(rows, min(_MOST_PANELS, len(courses)), sharex=True, sharey=True, squeeze=False)
+        for axes in panels.flat[len(courses) :]:
+            axes.set_visible(False)
+        for axes, course in zip(panels.flat, courses, strict=False):
+            for (colour, dashes, marker), line, before in zip(styles, course.values, clean, strict=False):
+                if before is not None:
+                    axes.axhline(before, color=_STAND_INS[colour], linewidth=0.6)
+                values = [np.nan if value is None else value for value in line]
+                axes.plot(
+                    course.severities,
+                    values,
+                    color=_STAND_INS[colour],
+                    linestyle=dashes,
+                    linewidth=1.6,
+                    marker=marker,
+                    markersize=4,
+                )
+            axes.grid(axis="y", color=_STAND_INS["grid"], linewidth=0.6)
+            axes.set_title(course.title, loc="left", fontsize=9, fontweight="bold", pad=2)
+        panels[0, 0].set_xlim(0.7, 5.3)
+        panels[0, 0].set_xticks(range(1, 6))
+        panels[0, 0].set_ylim(low - room, high + room)
+        figure.supxlabel("severity", fontsize=9)
+        return _svg(figure, alt)
+
+
 def score_bins(scores: NDArray[np.float64], threshold: float | None) -> NDArray[np.float64]:
     """Edges of equal bins that hold all scores, one edge on the threshold, and the threshold within them.
 
@@ -121,7 +176,7 @@ def score_bins(scores: NDArray[np.float64], threshold: float | None) -> NDArray[
 
 
 @contextmanager
-def _drawing(key: str) -> Iterator[Figure]:
+def _drawing(key: str, *, height: float = _HEIGHT) -> Iterator[Figure]:
     """A figure in our own style, whatever the user's matplotlibrc says."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -142,7 +197,7 @@ def _drawing(key: str) -> Iterator[Figure]:
         "axes.axisbelow": True,
     }
     with matplotlib.rc_context(style):
-        yield Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        yield Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
 def _unit_axes(figure: Figure, x: str, y: str) -> Axes:

@@ -23,7 +23,7 @@ from uadctl.metrics import COUNTED, RATE_COUNTS, threshold_counts
 from uadctl.metrics.curves import image_curve
 from uadctl.progress import Progress, Silent, Task
 from uadctl.report import charts
-from uadctl.report.reading import Limit, Measured, Row, Run, Unit, read_run
+from uadctl.report.reading import Figures, Limit, Measured, Robustness, Row, Run, Unit, read_run
 from uadctl.report.thumbnails import PAGE_BYTES, thumbnail
 from uadctl.runs.folder import RunFolder
 from uadctl.spec import PROTOCOLS, ProtocolEntry
@@ -52,6 +52,8 @@ _HEADINGS = {
     "group_false_alarm_rate": "parts, false alarms",
     "miss_rate": "missed",
     "false_alarm_rate": "false alarms",
+    "flip_rate": "verdicts flipped",
+    "good_shift": "shift of good scores",
 }
 # Each rate's count of images, beside the rate itself.
 _PARTS = {"miss_rate": "fn", "false_alarm_rate": "fp", "precision": "tp"}
@@ -98,6 +100,22 @@ class _Defect:
 
 
 @dataclass(frozen=True, slots=True)
+class _Changed:
+    corruption: str
+    severity: str
+    cells: tuple[_Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Robustness:
+    threshold: str
+    charts: tuple[_Chart, ...]
+    headings: tuple[str, ...]
+    rows: tuple[_Changed, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Picture:
     name: str
     truth: str
@@ -131,6 +149,7 @@ class _Section:
     defects: tuple[_Defect, ...]
     defect_headings: tuple[str, ...]
     defect_reasons: tuple[str, ...]
+    robustness: _Robustness | None
     pictures: tuple[_Pictures, ...]
     left_out: int
     broken: tuple[Row, ...]
@@ -361,6 +380,7 @@ def _section(
         defects=tuple(_defects(unit, figures)),
         defect_headings=tuple(_heading(name) for name in figures),
         defect_reasons=tuple(_defect_reasons(unit)),
+        robustness=None if unit.robustness is None else _robustness(unit.robustness, anchor, title),
         pictures=tuple(_pictures(unit.rows, shown, base=base, most_bytes=most_bytes, task=task)),
         left_out=sum(row.score is not None for row in unit.rows) - len(shown),
         broken=tuple(row for row in unit.rows if row.score is None),
@@ -614,6 +634,73 @@ def _curves(
             names[1], charts.precision_recall_chart(curve, at, key=f"{anchor}-pr", alt=precision), note=ring_precision
         ),
     ]
+
+
+# Robustness
+
+
+def _robustness(found: Robustness, anchor: str, title: str) -> _Robustness:
+    """What corruptions change: a table with a row for each at each severity, and a chart of what is compared."""
+    told = [found.clean, *found.corruptions]
+    names = list(dict.fromkeys(name for one in told for name in one.metrics))
+    rows = [_Changed("unchanged", "", tuple(_changed(name, found.clean, {}) for name in names))]
+    rows += [
+        _Changed(one.corruption, str(one.severity), tuple(_changed(name, one, one.changes) for name in names))
+        for one in found.corruptions
+    ]
+    reasons: dict[str, dict[str, None]] = {}
+    for one in told:
+        for name, reason in one.reasons.items():
+            reasons.setdefault(reason, {})[_heading(name)] = None
+    return _Robustness(
+        threshold="" if found.threshold is None else _exact(found.threshold),
+        charts=(
+            _severity_chart(found, _RANKING, "Ranking against severity", f"{anchor}-ranking", title),
+            _severity_chart(found, _RATES, "Verdicts against severity", f"{anchor}-verdicts", title),
+        ),
+        headings=tuple(_heading(name) for name in names),
+        rows=tuple(rows),
+        reasons=tuple(f"{reason} ({', '.join(of)})" for reason, of in reasons.items()),
+    )
+
+
+def _changed(name: str, one: Figures, changes: Mapping[str, float | None]) -> _Cell:
+    """A figure, and below it by how much it is another than that of the unchanged images."""
+    if name not in one.metrics:
+        return _Cell("")
+    value, change = one.metrics[name], changes.get(name)
+    if name == "good_shift":
+        return _Cell("–" if value is None else f"{value:+.2f}")
+    if change is None or not round(change, 4):
+        return _Cell(_metric(name, value))
+    sign = "+" if change > 0 else "\N{MINUS SIGN}"
+    return _Cell(_metric(name, value), (f"{sign}{_metric(name, abs(change))}",))
+
+
+_RANKING = ("image_auroc", "aupro_")
+_RATES = ("false_alarm_rate", "miss_rate")
+
+
+def _severity_chart(found: Robustness, starts: Sequence[str], name: str, key: str, title: str) -> _Chart:
+    """The first figure that begins with each of `starts`, as far as it is defined anywhere, against severity."""
+    firsts = [next((n for n in found.clean.metrics if n.startswith(start)), None) for start in starts]
+    lines = [n for n in firsts if n is not None and any(one.metrics.get(n) is not None for one in found.corruptions)]
+    if not lines:
+        return _Chart(name, "", absent=f"Undefined: {', '.join(_heading(n) for n in firsts if n is not None)}.")
+    courses = []
+    for corruption in dict.fromkeys(one.corruption for one in found.corruptions):
+        of = sorted((one for one in found.corruptions if one.corruption == corruption), key=lambda one: one.severity)
+        values = tuple(tuple(one.metrics.get(line) for one in of) for line in lines)
+        courses.append(charts.Course(corruption.replace("_", " "), tuple(one.severity for one in of), values))
+    told = "; ".join(
+        f"{course.title}: " + ", ".join(_metric(lines[0], value, digits=3) for value in course.values[0])
+        for course in courses
+    )
+    alt = f"{title}: {_heading(lines[0])} with rising severity: {told}"
+    clean = [found.clean.metrics.get(line) for line in lines]
+    styles = ("dots", "dashed, squares")
+    note = ", ".join(f"{_heading(line)}: {style}" for line, style in zip(lines, styles, strict=False))
+    return _Chart(name, charts.severity_chart(courses, clean, key=key, alt=alt), note=note)
 
 
 # Images

@@ -82,6 +82,29 @@ class Measured(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """Metrics by name, None where undefined, and why."""
+
+    metrics: dict[str, float | None]
+    reasons: dict[str, str] = {}
+
+
+class Corrupted(Figures, frozen=True, kw_only=True):
+    """The same after one corruption; changes: what they are minus what they were, None where either is undefined."""
+
+    corruption: str
+    severity: int
+    changes: dict[str, float | None] = {}
+
+
+class Robustness(msgspec.Struct, frozen=True):
+    """A unit's robustness.json. threshold: that its rates are at; another if it has been replaced since."""
+
+    clean: Figures
+    corruptions: tuple[Corrupted, ...] = ()
+    threshold: float | None = None
+
+
 class Costs(msgspec.Struct, frozen=True):
     """A unit's entry in timing.json; the last three only where test images were scored."""
 
@@ -155,6 +178,7 @@ class Unit:
     measured_with: the thresholds that its verdicts were made with; other than `calibrated` if the threshold has been
         replaced since. None where nothing was measured, or they are not among those kept.
     rows: of scores.csv, in its order; empty where nothing was scored.
+    robustness: None where it was not asked for.
     """
 
     folder: UnitFolder
@@ -164,6 +188,7 @@ class Unit:
     measured_with: Calibrated | None
     rows: tuple[Row, ...]
     costs: Costs | None
+    robustness: Robustness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,15 +276,18 @@ def _read_unit(folder: UnitFolder, costs: Costs | None) -> Unit:
     status = folder.status
     measured = calibrated = measured_with = None
     rows: tuple[Row, ...] = ()
+    robustness = None
     if status in ("done", "failed") and (folder.path / "metrics.json").is_file():
         measured = _convert(folder.read("metrics"), Measured, folder.path / "metrics.json")
     if status == "done":
         calibrated = _convert(folder.read("thresholds"), Calibrated, folder.thresholds)
+        if folder.has("robustness"):
+            robustness = _convert(folder.read("robustness"), Robustness, folder.path / "robustness.json")
         if measured is not None:
             rows = tuple(_read_rows(folder, folder.path / "scores.csv"))
             limit = next((row.threshold for row in rows if row.threshold is not None), None)
             measured_with = calibrated if calibrated.image.value == limit else _kept(folder, limit)
-    return Unit(folder, status, measured, calibrated, measured_with, rows, costs)
+    return Unit(folder, status, measured, calibrated, measured_with, rows, costs, robustness)
 
 
 def _kept(folder: UnitFolder, limit: float | None) -> Calibrated | None:

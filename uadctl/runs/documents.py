@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec import inspect as types
 
+from uadctl.records import Tiling
 from uadctl.runs.fitted import PixelScale
 from uadctl.runs.folder import RunStatus
 from uadctl.runs.gate import Checked
@@ -293,11 +294,13 @@ class ThresholdsDocument(Document, kw_only=True):
 
     pixel: null where no calibration map was made.
     scores: of normal images that the model does not contain, ascending.
+    tiling: how the scored images were cut into tiles; null where they were not.
     """
 
     image: Threshold
     pixel: PixelScale | None
     scores: list[float]
+    tiling: Tiling | None = None
 
 
 class Timing(Struct, kw_only=True):
@@ -490,6 +493,75 @@ class ProtocolDocument(Document, kw_only=True):
     reason: str | None
 
 
+class RobustnessCounts(Struct, kw_only=True):
+    """What the numbers of every corruption rest on: the same images.
+
+    images: test images that were scored, as they are and changed.
+    normal_images, defect_images: of these.
+    broken_images: left out, since they cannot be read.
+    """
+
+    images: Count
+    normal_images: Count
+    defect_images: Count
+    broken_images: Count
+
+
+class Unchanged(Struct, kw_only=True):
+    """The test images as they are.
+
+    metrics: image AUROC, AUPRO and pixel AUROC where pixels are measured, and the rates at the unit's threshold; null
+        where undefined.
+    reasons: why, for exactly the names that are null.
+    bounds: the exact value of a metric lies within its bound; empty in exact mode.
+    """
+
+    metrics: dict[str, float | None]
+    reasons: dict[str, str]
+    bounds: dict[str, float]
+
+
+class Corrupted(Struct, kw_only=True):
+    """The test images after one corruption at one severity.
+
+    step: what was done, as [augment] steps would say it; what is drawn from a range was drawn from its two ends.
+    metrics: as of the unchanged images, and of each image with and without the change: flip_rate, the share of images
+        whose verdict is another one, and good_shift, how far the scores of good images have moved on average, in
+        interquartile ranges of the calibration scores (above 0: towards anomalous). Null where undefined.
+    changes: each metric but these two, minus that of the unchanged images; null where either is.
+    reasons: why, for exactly the metrics that are null.
+    bounds: the exact value of a metric lies within its bound; empty in exact mode.
+    """
+
+    corruption: str
+    severity: Annotated[int, Meta(ge=1, le=5)]
+    step: str
+    metrics: dict[str, float | None]
+    changes: dict[str, float | None]
+    reasons: dict[str, str]
+    bounds: dict[str, float]
+
+
+class RobustnessDocument(Document, kw_only=True):
+    """robustness.json of a unit: what its model and threshold make of the test images if the camera had changed.
+
+    seed: of what is drawn; the run's first, so that all units see the same pixels.
+    threshold: of the unit, that the rates are at; null where it has none.
+    score_iqr: the interquartile range of the calibration scores; null where they have none.
+    clean: the test images as they are, measured in the same way at the same time.
+    corruptions: each at each severity that was asked for.
+    pixel_mode: how the pixel metrics were computed; null where there are none.
+    """
+
+    seed: Count
+    threshold: float | None
+    score_iqr: float | None
+    clean: Unchanged
+    corruptions: list[Corrupted]
+    pixel_mode: Literal["exact", "streaming"] | None
+    counts: RobustnessCounts
+
+
 DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "run": (RunDocument,),
     "metrics": (MetricsDocument, UnitMeasured, UnitFailed),
@@ -498,12 +570,13 @@ DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "timing": (TimingDocument, UnitTiming),
     "parity": (ParityDocument,),
     "anomalib": (ProtocolDocument,),
+    "robustness": (RobustnessDocument,),
 }
 """By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's."""
 
 _BESIDE: Final = (Measured, Failed)
-# Fields with a default that files of before 0.4 lack.
-_NEW: Final = frozenset({(PixelScale, "sigmas")})
+# Fields with a default that files of before this version lack.
+_NEW: Final = {(PixelScale, "sigmas"): "0.4", (PixelScale, "normalize"): "0.7", (ThresholdsDocument, "tiling"): "0.7"}
 
 
 def document_schema(name: str) -> dict[str, Any]:
@@ -538,11 +611,11 @@ def _closed(part: dict[str, Any], record: type) -> dict[str, Any]:
     required = set(part.get("required", ()))
     properties: dict[str, Any] = {}
     for key, value in part["properties"].items():
-        new = (record, key) in _NEW
-        if "default" in value and not new:
+        new = _NEW.get((record, key))
+        if "default" in value and new is None:
             required.add(key)
         told = {k: v for k, v in value.items() if k != "default"}
-        meaning = f"{meanings[key]} Absent before 0.4." if new else meanings.get(key)
+        meaning = meanings.get(key) if new is None else f"{meanings[key]} Absent before {new}."
         properties[key] = told if meaning is None else {"description": meaning, **told}
     return {
         "type": "object",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,19 @@ import numpy as np
 
 from uadctl.atomic import replacing, write_json
 from uadctl.errors import Problem, RunError, UadctlError
+from uadctl.imaging.camera import Camera
 from uadctl.imaging.geometry import Geometry
-from uadctl.models.base import TrainedElsewhere
-from uadctl.records import Size
+from uadctl.imaging.maps import AnomalyMapPostprocess
+from uadctl.intake import Intake
+from uadctl.models.base import TrainedElsewhere, knows_places
+from uadctl.records import Size, Tiling
 from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
+from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.signature import rebuild_model
 from uadctl.thresholds import Threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from uadctl.models.base import Detector
     from uadctl.spec.grammar import CalibrationTable, PreprocessTable
@@ -34,6 +38,8 @@ class PixelScale:
     mean, std, max: over all of their pixels (population). threshold: a pixel is anomalous iff its score is at or above
         it. n: the number of pixels.
     sigmas: the threshold is the mean and so many times std; None where the spec gave the threshold itself.
+    normalize: mean and std of the maps before they are normalised, where they are: all other figures are of maps
+        after that. None: maps are not normalised.
     """
 
     mean: float
@@ -42,18 +48,32 @@ class PixelScale:
     threshold: float
     n: int
     sigmas: float | None = 3.0
+    normalize: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, pixels: PixelCalibration, table: CalibrationTable) -> PixelScale | None:
-        """The scale of these pixels, its threshold as the spec's table wants it; None if there are none."""
+    def of(cls, pixels: PixelCalibration, table: CalibrationTable, *, normalize: bool = False) -> PixelScale | None:
+        """The scale of these pixels, its threshold as the spec's table wants it; None if there are none.
+
+        pixels: of maps that are not normalised yet. normalize: whether they will be; a threshold that the spec gives
+        is one of normalised maps then.
+        """
         if not pixels.n:
             return None
+        mean, std = (pixels.mean, pixels.std) if normalize and pixels.std > 0 else (0.0, 1.0)
         wanted = table.pixel_threshold
         if wanted is None:
-            wanted = pixels.threshold(3.0 if table.pixel_sigmas is None else table.pixel_sigmas)
+            wanted = (pixels.threshold(3.0 if table.pixel_sigmas is None else table.pixel_sigmas) - mean) / std
         # In the maps' own precision, so that "score >= threshold" is the same comparison wherever it is made.
         limit = float(np.float32(wanted))
-        return cls(pixels.mean, pixels.std, pixels.max, limit, pixels.n, table.pixel_sigmas)
+        return cls(
+            (pixels.mean - mean) / std,
+            pixels.std / std,
+            (pixels.max - mean) / std,
+            limit,
+            pixels.n,
+            table.pixel_sigmas,
+            (mean, std) if normalize else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,35 +82,125 @@ class Calibration:
     ascending.
 
     pixel: None where no calibration map was made.
+    tiling: how the scored images were cut; a threshold holds for images that are cut the same way. None: not at all.
     """
 
     image: Threshold
     pixel: PixelScale | None
     scores: tuple[float, ...]
+    tiling: Tiling | None = None
 
     def document(self) -> dict[str, Any]:
-        pixel = None if self.pixel is None else {f: getattr(self.pixel, f) for f in PixelScale.__slots__}
-        return {"image": msgspec.to_builtins(self.image), "pixel": pixel, "scores": list(self.scores)}
+        return {
+            "image": msgspec.to_builtins(self.image),
+            "pixel": msgspec.to_builtins(self.pixel),
+            "scores": list(self.scores),
+            "tiling": msgspec.to_builtins(self.tiling),
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Calibration:
-        pixel = document["pixel"]
         return cls(
             msgspec.convert(document["image"], Threshold),
-            None if pixel is None else msgspec.convert(pixel, PixelScale),
+            msgspec.convert(document["pixel"], PixelScale | None),
             msgspec.convert(document["scores"], tuple[float, ...]),
+            msgspec.convert(document.get("tiling"), Tiling | None),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A detector that has learned, how images reach it, and where its normal scores lie."""
+    """A detector that has learned, how images reach it, and where its normal scores lie.
+
+    camera, geometry: of what it has learned. learned_tiles: the side of the tiles that this was; None: whole images.
+    postprocess: what is done to its maps.
+    """
 
     model: str
     params: dict[str, Any]
     detector: Detector
     geometry: Geometry
     calibration: Calibration
+    camera: Camera = field(default_factory=Camera)
+    learned_tiles: int | None = None
+    postprocess: PostprocessTable | None = None
+
+    @property
+    def intake(self) -> Intake:
+        """The way of an image that is scored now, and of its map."""
+        tiling = self.calibration.tiling
+        return Intake(
+            self.camera,
+            geometry_of_tiles(self.geometry, tiling, learned_tiles=self.learned_tiles),
+            tiling,
+            postprocess_of(self.postprocess, self.calibration.pixel),
+        )
+
+    def tiled(self, tiling: Tiling | None) -> Fitted:
+        """The same, not calibrated yet, with images cut another way: for new scores to calibrate on."""
+        return replace(self, calibration=replace(self.calibration, tiling=tiling, pixel=None))
+
+
+def geometry_of_tiles(geometry: Geometry, tiling: Tiling | None, *, learned_tiles: int | None) -> Geometry:
+    """How what a detector is shown is resized.
+
+    geometry: of what it has learned. learned_tiles: see `Fitted`. Tiles of another size have the magnification of those
+    learned. Where whole images were learned, tiles keep their pixels.
+    """
+    if tiling is None or learned_tiles == tiling.size:
+        return geometry
+    if learned_tiles is None:
+        return Geometry(size=tiling.size, stride=geometry.stride)
+    share = tiling.size / learned_tiles
+    if geometry.resize is not None:
+        height, width = (max(1, round(side * share)) for side in geometry.resize)
+        return replace(geometry, resize=Size(height, width))
+    return replace(geometry, size=None if geometry.size is None else max(1, round(geometry.size * share)))
+
+
+def why_no_tiles(fitted: Fitted) -> str | None:
+    """Why a detector that was fitted without tiles, or with others, cannot be shown tiles now; None if it can."""
+    if fitted.geometry.crop is not None:
+        return "a crop of every tile would leave gaps between them; the run has [preprocess] crop"
+    if fitted.learned_tiles is None and knows_places(fitted.detector):
+        return f"{fitted.model} has learned what each place of the whole image looks like, and a tile is another place"
+    return None
+
+
+def postprocess_of(table: PostprocessTable | None, pixel: PixelScale | None) -> AnomalyMapPostprocess | None:
+    """What the spec's table does to maps.
+
+    pixel: the scale of normal maps; None while it is being found: then nothing is done that needs it.
+    """
+    if table is None:
+        return None
+    smoothing = AnomalyMapPostprocess(gaussian_sigma=table.gaussian_sigma, opening=table.opening, closing=table.closing)
+    if pixel is None:
+        return smoothing
+    filters = table.min_area > 0 or table.hysteresis is not None
+    strong = None if table.hysteresis is None else pixel.mean + table.hysteresis * pixel.std
+    return replace(
+        smoothing,
+        normalize=pixel.normalize,
+        min_area=table.min_area,
+        threshold=pixel.threshold if filters else None,
+        hysteresis=None if strong is None else max(strong, pixel.threshold),
+    )
+
+
+def camera_of(preprocess: PreprocessTable, *, training: Sequence[str] = ()) -> Camera:
+    """The `[preprocess]` table as a camera. training: paths of the images that are learned, for percentiles.
+
+    Raises DataError for a reference frame or a mask that cannot be used.
+    """
+    return Camera.of(
+        intensity=preprocess.intensity,
+        raw=preprocess.raw,
+        steps=preprocess.steps,
+        roi=preprocess.roi,
+        ignore=preprocess.ignore,
+        training=training,
+    )
 
 
 def geometry_for(preprocess: PreprocessTable, *, stride: int) -> Geometry:
@@ -127,6 +237,9 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
                 "crop": None if g.crop is None else list(g.crop),
                 "stride": g.stride,
             },
+            "learned_tiles": fitted.learned_tiles,
+            "camera": _save_camera(fitted.camera, unit.model / "camera.safetensors"),
+            "postprocess": msgspec.to_builtins(fitted.postprocess),
             "facts": facts,
             "sha256": _sha256(file),
         },
@@ -153,6 +266,9 @@ def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
             stride=p["stride"],
         )
         facts, sha256 = document["facts"], document["sha256"]
+        learned_tiles = msgspec.convert(document.get("learned_tiles"), int | None)
+        postprocess = msgspec.convert(document.get("postprocess"), PostprocessTable | None)
+        camera = _load_camera(document.get("camera"), unit.model / "camera.safetensors")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{file}: damaged: {type(error).__name__}: {error}") from error
     tensors = _tensors(unit.model / "model.safetensors", sha256=sha256)
@@ -163,7 +279,29 @@ def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
         raise RunError([Problem(f"{unit.model}: {p.message}", p.help) for p in error.problems]) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(f"{unit.model}: damaged: {type(error).__name__}: {error}") from error
-    return Fitted(document["model"], params, detector, geometry, read_calibration(unit))
+    return Fitted(
+        document["model"], params, detector, geometry, read_calibration(unit), camera, learned_tiles, postprocess
+    )
+
+
+def _save_camera(camera: Camera, file: Path) -> dict[str, Any]:
+    """What model.json says of the camera; pictures that it needs go into a file beside it."""
+    from safetensors.numpy import save_file
+
+    arrays, facts = camera.state()
+    if not arrays:
+        return {"facts": facts, "sha256": None}
+    with replacing(file) as temporary:
+        save_file(arrays, temporary)
+    return {"facts": facts, "sha256": _sha256(file)}
+
+
+def _load_camera(said: Mapping[str, Any] | None, file: Path) -> Camera:
+    """said: None in runs of versions that knew no camera."""
+    if said is None:
+        return Camera()
+    arrays = {} if said["sha256"] is None else _arrays(file, sha256=said["sha256"])
+    return Camera.restore(arrays, said["facts"])
 
 
 def read_calibration(unit: UnitFolder) -> Calibration:
@@ -198,9 +336,20 @@ def _sha256(file: Path) -> str:
 
 
 def _tensors(file: Path, *, sha256: object) -> dict[str, Any]:
-    """The tensors of a file with this checksum: a bit that a disk has turned must not turn a verdict."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
+
+    return _checked(file, load_file, sha256)
+
+
+def _arrays(file: Path, *, sha256: object) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return _checked(file, load_file, sha256)
+
+
+def _checked(file: Path, load_file: Callable[[Path], dict[str, Any]], sha256: object) -> dict[str, Any]:
+    """The contents of a file with this checksum: a bit that a disk has turned must not turn a verdict."""
+    from safetensors import SafetensorError
 
     try:
         if _sha256(file) != sha256:

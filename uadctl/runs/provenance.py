@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from uadctl import __version__
+from uadctl.imaging.listing import list_images
 from uadctl.records import DefectConfig, Sample
 
 _PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "tifffile", "safetensors")
@@ -71,10 +72,13 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def fingerprint(samples: Iterable[Sample], *, defects: Sequence[DefectConfig] | None = None) -> dict[str, Any]:
+def fingerprint(
+    samples: Iterable[Sample], *, defects: Sequence[DefectConfig] | None = None, camera: Sequence[str] = ()
+) -> dict[str, Any]:
     """SHA-256 over names, splits, labels, groups and bytes of all images and masks; their number, and their bytes.
 
     defects: how much of each kind of defect is enough, where the data set says so: hashed as well.
+    camera: files, and folders of frames, that say how images are seen: their bytes, not their names.
 
     Two runs with equal fingerprints saw the same data, wherever it lay. A file that cannot be read counts as absent;
     the stage that needs it reports it.
@@ -87,14 +91,7 @@ def fingerprint(samples: Iterable[Sample], *, defects: Sequence[DefectConfig] | 
             facts += f"{sample.group}\0"
         digest.update(facts.encode(errors="surrogateescape"))
         for path in (sample.path, *sample.masks):
-            try:
-                if not Path(path).is_file():  # opening a pipe would wait for a writer
-                    raise FileNotFoundError(path)
-                with Path(path).open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-                    size += stream.tell()
-            except OSError:
-                digest.update(b"absent")
+            size += _hash_file(path, digest)
             files += 1
     if defects is not None:
         # No sample's facts begin with a NUL.
@@ -102,7 +99,25 @@ def fingerprint(samples: Iterable[Sample], *, defects: Sequence[DefectConfig] | 
         for entry in defects:
             enough = f"{float(entry.saturation_threshold)!r}\0{entry.relative_saturation}"
             digest.update(f"{entry.name}\0{entry.pixel_value}\0{enough}\0".encode(errors="surrogateescape"))
+    for path in camera:
+        digest.update(b"\0camera\0")
+        for frame in list_images(path) if Path(path).is_dir() else [path]:
+            size += _hash_file(frame, digest)
+            files += 1
     return {"sha256": digest.hexdigest(), "files": files, "bytes": size}
+
+
+def _hash_file(path: str, digest: Any) -> int:
+    """Take the bytes of a file into a digest. Returns how many there are."""
+    try:
+        if not Path(path).is_file():  # opening a pipe would wait for a writer
+            raise FileNotFoundError(path)
+        with Path(path).open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            return stream.tell()
+    except OSError:
+        digest.update(b"absent")
+        return 0
 
 
 def peak_memory() -> int | None:

@@ -6,6 +6,7 @@ Nothing here imports a heavy package.
 from __future__ import annotations
 
 from uadctl.spec.grammar import (
+    AugmentTable,
     CalibrationTable,
     CategoryGateTable,
     DatasetTable,
@@ -14,9 +15,12 @@ from uadctl.spec.grammar import (
     LimitTable,
     MetricsTable,
     ModelTable,
+    PostprocessTable,
     PreprocessTable,
+    RobustnessTable,
     RunSpec,
     RunTable,
+    TilingTable,
 )
 from uadctl.spec.optional import optional_import, require
 from uadctl.spec.reading import Overrides, Reading, read_spec
@@ -61,7 +65,11 @@ __all__ = [
     "DatasetTable",
     "FilesTable",
     "PreprocessTable",
+    "TilingTable",
+    "AugmentTable",
+    "RobustnessTable",
     "ModelTable",
+    "PostprocessTable",
     "CalibrationTable",
     "MetricsTable",
     "GateTable",

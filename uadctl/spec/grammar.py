@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta, Struct, field
 
+from uadctl.records import Step, Tiling
+from uadctl.spec.areas import parse_area, parse_intensity, parse_raw
+from uadctl.spec.camera_steps import CAMERA_STEPS, PRESETS, read_steps
+from uadctl.spec.corruptions import AUGMENTATIONS, SEVERITIES
+from uadctl.spec.operations import Operation, read_step
 from uadctl.spec.registry import DATASETS, find_dataset, find_model, no_such_dataset, no_such_model
 from uadctl.spec.values import SIZE, bytes_in, did_you_mean, shown
 
@@ -24,6 +30,7 @@ _NAME: Final = rf"^(?!\.$)(?!.*\.\.)[^{_NOT_IN_NAMES}]+$"
 _NAME_LENGTH: Final = 64
 # Maps are float32. The largest is a little more; a bound of 39 digits would not be a help in a message.
 _MOST_FLOAT32: Final = 3.4028234e38
+_MOST_SIGMAS: Final = 1000.0
 
 Name = Annotated[
     str,
@@ -44,6 +51,64 @@ Bytes = Annotated[str, Meta(pattern=SIZE, extra={"expected": 'a size such as "50
 FprLimit = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 GridValues = Annotated[tuple[Any, ...], Meta(min_length=1, extra={"expected": "a list of values that is not empty"})]
+
+
+Absolute = Callable[[str], str]
+"""Makes a path absolute, from the folder that relative paths refer to where it was written."""
+
+Reads = Callable[[str, Absolute], tuple[str, ...]]
+"""Under "reads" in a type's `extra`: takes a text with a grammar of its own and returns what the filled spec says in
+its place: one text, or in a list several. Raises ValueError that says what is wrong."""
+
+
+def _read_intensity(text: str, absolute: Absolute) -> tuple[str, ...]:
+    parse_intensity(text)
+    return (text.strip(),)
+
+
+def _read_raw(text: str, absolute: Absolute) -> tuple[str, ...]:
+    parse_raw(text)
+    return (text.strip(),)
+
+
+def _read_area(text: str, absolute: Absolute) -> tuple[str, ...]:
+    kind, content = parse_area(text)
+    return (absolute(str(content)) if kind == "mask" else text.strip(),)
+
+
+def _read_camera_steps(text: str, absolute: Absolute) -> tuple[str, ...]:
+    """One step, or those that the name of a preset stands for."""
+    return tuple(_filled(step, CAMERA_STEPS, absolute) for step in read_steps((text,)))
+
+
+def _read_augmentation(text: str, absolute: Absolute) -> tuple[str, ...]:
+    return (_filled(read_step(text, AUGMENTATIONS), AUGMENTATIONS, absolute),)
+
+
+def _filled(step: Step, known: Mapping[str, Operation], absolute: Absolute) -> str:
+    """A step as text, with every parameter and with absolute paths. An optional path that is not given is ""."""
+    paths = {parameter.name for parameter in known[step.name].parameters if parameter.kind == "path"}
+    params = tuple((name, absolute(str(value)) if name in paths and value else value) for name, value in step.params)
+    for name, value in params:
+        if name in paths and "," in str(value):
+            raise ValueError(f"{name} of {step.name}: {shown(value)} has a comma, which a path in a step cannot hold")
+    return str(replace(step, params=params))
+
+
+def _read_corruption(text: str, absolute: Absolute) -> tuple[str, ...]:
+    if text not in SEVERITIES:
+        names = sorted(SEVERITIES)
+        raise ValueError(f"no such corruption{did_you_mean(text, names) or '.'} Choose from: {', '.join(names)}")
+    return (text,)
+
+
+Intensity = Annotated[str, Meta(extra={"reads": _read_intensity})]
+Raw = Annotated[str, Meta(extra={"reads": _read_raw})]
+Area = Annotated[str, Meta(extra={"reads": _read_area})]
+CameraStep = Annotated[str, Meta(extra={"reads": _read_camera_steps, "examples": (CAMERA_STEPS, PRESETS)})]
+Augmentation = Annotated[str, Meta(extra={"reads": _read_augmentation, "examples": (AUGMENTATIONS,)})]
+Corruption = Annotated[str, Meta(extra={"reads": _read_corruption, "names": SEVERITIES})]
+Severity = Annotated[int, Meta(ge=1, le=5)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +166,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _seeds_once(seeds: tuple[int, ...] | None) -> Wrong | None:
-    return _each_number_once("seeds", seeds or ())
-
-
-def _each_number_once(key: str, numbers: tuple[int, ...]) -> Wrong | None:
-    twice = sorted({number for number in numbers if numbers.count(number) > 1})
+def _each_once(key: str, values: object) -> Wrong | None:
+    if not isinstance(values, tuple):
+        return None
+    twice = sorted({value for value in values if values.count(value) > 1})
     return Wrong(key, f"{twice[0]} is given twice") if twice else None
+
+
+def _once(key: str) -> Rule:
+    """That no value of a list is in it twice."""
+    return Rule((key,), partial(_each_once, key))
 
 
 class RunTable(Table, frozen=True, kw_only=True):
@@ -166,7 +234,7 @@ class RunTable(Table, frozen=True, kw_only=True):
     ] = "runs"
     engine: Annotated[Literal["local"], Meta(description="Where the units of work run.")] = "local"
 
-    rules = (Rule(("seeds",), _seeds_once),)
+    rules = (_once("seeds"),)
     instead = {"seed": "seeds", "seeds": "seed"}
 
     @property
@@ -257,10 +325,6 @@ def _takes_files(name: str, files: FilesTable | None) -> Wrong | None:
     return Wrong("files", f"{entry.name} finds its files by its layout", f"[dataset.files] is for: {takers}")
 
 
-def _shots_once(shots: int | tuple[int, ...] | None) -> Wrong | None:
-    return _each_number_once("shots", shots) if isinstance(shots, tuple) else None
-
-
 class DatasetTable(Table, frozen=True, kw_only=True):
     """[dataset]: which images."""
 
@@ -301,7 +365,7 @@ class DatasetTable(Table, frozen=True, kw_only=True):
         Rule(("name", "split"), _known_split),
         Rule(("name", "layout"), _known_layout),
         Rule(("name", "files"), _takes_files),
-        Rule(("shots",), _shots_once),
+        _once("shots"),
     )
 
     @property
@@ -334,9 +398,145 @@ class PreprocessTable(Table, frozen=True, kw_only=True):
         tuple[PositiveInt, PositiveInt] | None,
         Meta(description="Height and width in pixels of the centre that is kept after size or resize."),
     ] = None
+    intensity: Annotated[
+        Intensity,
+        Meta(
+            description='Which stored values become black and white. "full": the range of the file\'s type. '
+            '"window:LO,HI": these two. "percentile:A,B": these percentiles of all training images at once.'
+        ),
+    ] = "full"
+    raw: Annotated[
+        Raw | None,
+        Meta(
+            description='Layout of files without header, *.raw: "HEIGHTxWIDTH:TYPE" or "HEIGHTxWIDTHx3:TYPE", with the '
+            "types uint8, uint16 and float32; * for HEIGHT: as many rows as the file has."
+        ),
+    ] = None
+    steps: Annotated[
+        tuple[CameraStep, ...],
+        Meta(
+            description='What makes the pictures of cameras agree, in this order: "NAME", "NAME:KEY=VALUE,KEY=VALUE", '
+            "or the name of a preset, which stands for its steps.",
+            extra={"single": True},
+        ),
+    ] = ()
+    roi: Annotated[
+        Area | None,
+        Meta(
+            description='Where something is learned, scored and measured, in pixels of the file: "box:top,left,bottom,'
+            'right", "polygon:y,x y,x y,x" or a mask file. Absent: everywhere.'
+        ),
+    ] = None
+    ignore: Annotated[
+        tuple[Area, ...],
+        Meta(description="Where nothing is, inside roi; areas as roi's.", extra={"single": True}),
+    ] = ()
 
     rules = (Rule(("resize", "crop"), _crop_fits),)
     instead = {"size": "resize", "resize": "size"}
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The files, and folders of them, that the camera needs, each with the key that names it."""
+        areas = [("roi", self.roi)] if self.roi is not None else []
+        areas += [(f"ignore[{i}]", area) for i, area in enumerate(self.ignore)]
+        found = [(key, str(content)) for key, area in areas for kind, content in [parse_area(area)] if kind == "mask"]
+        for i, step in enumerate(read_steps(self.steps)):
+            paths = {p.name for p in CAMERA_STEPS[step.name].parameters if p.kind == "path"}
+            found += [(f"steps[{i}]", str(value)) for name, value in step.params if name in paths and value]
+        return tuple(found)
+
+    @property
+    def says_no_size(self) -> bool:
+        """Whether size, resize and crop are left at their defaults."""
+        default = PreprocessTable()
+        return (self.size, self.resize, self.crop) == (default.size, default.resize, default.crop)
+
+
+def default_stride(size: int) -> int:
+    """From one tile to the next where nothing is said: three quarters of a tile, so that neighbours overlap."""
+    return max(1, size * 3 // 4)
+
+
+def _tiles_touch(size: int, stride: int | None) -> Wrong | None:
+    if stride is None or stride <= size:
+        return None
+    return Wrong(
+        "stride",
+        f"larger than size = {size}: pixels between two tiles would never be looked at",
+        f"Give {size} or less. Without stride it is three quarters of size.",
+    )
+
+
+LEAST_TILE: Final = 16
+"""Side of the smallest tile, in pixels: there is nothing to see in a smaller one."""
+
+
+class TilingTable(Table, frozen=True, kw_only=True):
+    """[tiling]: images are cut into overlapping tiles, and each is looked at as if it were an image."""
+
+    size: Annotated[int, Meta(ge=LEAST_TILE, description="Side of a square tile, in pixels of the file.")]
+    stride: Annotated[
+        PositiveInt | None,
+        Meta(description="Pixels from one tile to the next, size at most. Default: three quarters of size."),
+    ] = None
+    reduce: Annotated[
+        Literal["mean", "max", "hann"],
+        Meta(
+            description="What a pixel in several tiles gets: the mean or the highest of their maps, or (hann) a mean "
+            "in which a tile counts less towards its own border."
+        ),
+    ] = "mean"
+    score: Annotated[
+        Literal["max", "mean"], Meta(description="Score of an image: the highest or the mean of its tiles' scores.")
+    ] = "max"
+    fit: Annotated[
+        Literal["tiles", "resized"],
+        Meta(
+            description="What is learned: the tiles of the training images, or these images as a whole, brought to "
+            "[preprocess] size: then a tile shows things larger than they were learned."
+        ),
+    ] = "tiles"
+
+    rules = (Rule(("size", "stride"), _tiles_touch),)
+
+    @property
+    def tiling(self) -> Tiling:
+        """How images are cut, and what is said of the tiles put together."""
+        stride = default_stride(self.size) if self.stride is None else self.stride
+        return Tiling(size=self.size, stride=stride, reduce=self.reduce, score=self.score)
+
+
+class AugmentTable(Table, frozen=True, kw_only=True):
+    """[augment]: training images are also learned as another day or another camera might have shown them."""
+
+    steps: Annotated[
+        tuple[Augmentation, ...],
+        Meta(
+            min_length=1,
+            description='What is done to a copy, in this order: "NAME" or "NAME:KEY=VALUE,KEY=VALUE".',
+            extra={"single": True},
+        ),
+    ]
+    copies: Annotated[
+        PositiveInt, Meta(description="Changed versions of each training image that are learned beside itself.")
+    ] = 1
+
+
+class RobustnessTable(Table, frozen=True, kw_only=True):
+    """[robustness]: the test images are scored again, each corrupted in several ways, and compared with the clean
+    ones."""
+
+    corruptions: Annotated[
+        Annotated[tuple[Corruption, ...], Meta(min_length=1)] | None,
+        Meta(description="Which corruptions. Absent: all there are.", extra={"single": True}),
+    ] = None
+    severities: Annotated[
+        tuple[Severity, ...],
+        Meta(min_length=1, description="How strong each is, of 1 (hardly visible) to 5."),
+    ] = (1, 3, 5)
+
+    rules = (_once("corruptions"), _once("severities"))
 
 
 def _known_model(name: str) -> Wrong | None:
@@ -428,7 +628,7 @@ class CalibrationTable(Table, frozen=True, kw_only=True):
         Literal["validation"] | None, Meta(description="Take the data set's own validation images and nothing else.")
     ] = None
     pixel_sigmas: Annotated[
-        Annotated[float, Meta(ge=0.0, le=1000.0)] | None,
+        Annotated[float, Meta(ge=0.0, le=_MOST_SIGMAS)] | None,
         Meta(
             description="The threshold of maps is the mean of all pixels of normal images' maps and so many of their "
             "standard deviations. Absent where pixel_threshold is given."
@@ -443,9 +643,47 @@ class CalibrationTable(Table, frozen=True, kw_only=True):
     instead = {"pixel_sigmas": "pixel_threshold", "pixel_threshold": "pixel_sigmas"}
 
 
-def _each_once(fpr_limits: tuple[float, ...]) -> Wrong | None:
-    twice = sorted({limit for limit in fpr_limits if fpr_limits.count(limit) > 1})
-    return Wrong("fpr_limits", f"{twice[0]} is given twice") if twice else None
+_LARGEST_KERNEL: Final = 1000
+
+
+class PostprocessTable(Table, frozen=True, kw_only=True):
+    """[postprocess]: what is done to maps before they are measured, compared with a threshold and written."""
+
+    normalize: Annotated[
+        bool,
+        Meta(
+            description="Subtract the mean of all pixels of normal calibration images' maps, and divide by their "
+            "standard deviation. Never per image."
+        ),
+    ] = False
+    gaussian_sigma: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=_LARGEST_KERNEL,
+            description="Smooth with this standard deviation, in pixels of the file; 0: do not.",
+        ),
+    ] = 0.0
+    opening: Annotated[
+        int,
+        Meta(
+            ge=0, le=_LARGEST_KERNEL, description="Remove what is narrower than so many pixels of the file; 0: nothing."
+        ),
+    ] = 0
+    closing: Annotated[
+        int,
+        Meta(ge=0, le=_LARGEST_KERNEL, description="Fill gaps narrower than so many pixels of the file; 0: none."),
+    ] = 0
+    min_area: Annotated[
+        int, Meta(ge=0, description="Regions of fewer pixels of the file are no regions; 0: all are.")
+    ] = 0
+    hysteresis: Annotated[
+        Annotated[float, Meta(gt=0.0, le=_MOST_SIGMAS)] | None,
+        Meta(
+            description="A region must somewhere reach the mean of all pixels of normal images' maps and so many of "
+            "their standard deviations. Absent: the threshold of maps is enough."
+        ),
+    ] = None
 
 
 class MetricsTable(Table, frozen=True, kw_only=True):
@@ -485,7 +723,7 @@ class MetricsTable(Table, frozen=True, kw_only=True):
         ),
     ] = 0
 
-    rules = (Rule(("fpr_limits",), _each_once),)
+    rules = (_once("fpr_limits"),)
 
     @property
     def memory_bytes(self) -> int:
@@ -609,6 +847,9 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(extra={"missing": 'Say which images: [dataset] with name = "NAME", or --dataset NAME --root FOLDER.'}),
     ]
     preprocess: PreprocessTable = field(default_factory=PreprocessTable)
+    tiling: TilingTable | None = None
+    augment: AugmentTable | None = None
+    robustness: RobustnessTable | None = None
     models: Annotated[
         tuple[ModelTable, ...],
         Meta(
@@ -618,6 +859,7 @@ class RunSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             },
         ),
     ] = field(name="model")
+    postprocess: PostprocessTable | None = None
     calibration: CalibrationTable = field(default_factory=CalibrationTable)
     metrics: MetricsTable = field(default_factory=MetricsTable)
     gate: GateTable | None = None

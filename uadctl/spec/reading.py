@@ -21,7 +21,21 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from uadctl.errors import Problem, SpecError
-from uadctl.spec.grammar import LimitsTable, MetricsTable, ModelTable, RunSpec, Table, TrainerTable, name_from
+from uadctl.spec.grammar import (
+    LEAST_TILE,
+    CalibrationTable,
+    LimitsTable,
+    MetricsTable,
+    ModelTable,
+    PostprocessTable,
+    PreprocessTable,
+    Reads,
+    RunSpec,
+    Table,
+    TrainerTable,
+    default_stride,
+    name_from,
+)
 from uadctl.spec.lines import find_lines, split_assignment
 from uadctl.spec.registry import PROTOCOLS, ModelEntry, find_dataset, find_model
 from uadctl.spec.signature import (
@@ -651,10 +665,23 @@ def _fill_names(draft: _Draft) -> None:
             protocol = PROTOCOLS.get(str(metrics.setdefault("protocol", entry.measured_by)))
             if protocol is not None:
                 metrics.setdefault("fpr_limits", list(protocol.fpr_limits))
+    _fill_tiling(draft)
     for model in _models(draft) or []:
         if "label" not in model:
             entry_ = _entry(model.get("name"))
             model["label"] = entry_.name if entry_ else BAD
+
+
+def _fill_tiling(draft: _Draft) -> None:
+    """Tiles overlap by a quarter, and where they are learned they keep their pixels, if nothing else is said."""
+    tiling = draft.tree.get("tiling")
+    size = tiling.get("size") if isinstance(tiling, dict) else None
+    if not isinstance(tiling, dict) or not isinstance(size, int) or isinstance(size, bool) or size < LEAST_TILE:
+        return
+    tiling.setdefault("stride", default_stride(size))
+    preprocess = draft.tree.setdefault("preprocess", {})
+    if tiling.get("fit", "tiles") == "tiles" and isinstance(preprocess, dict) and "resize" not in preprocess:
+        preprocess.setdefault("size", size)
 
 
 def _repeated(wanted: types.Type) -> types.StructType | None:
@@ -681,6 +708,38 @@ def _is_path(wanted: types.Type) -> bool:
     if isinstance(wanted, types.Metadata):
         return bool((wanted.extra or {}).get("path")) or _is_path(wanted.type)
     return isinstance(wanted, types.UnionType) and any(_is_path(option) for option in wanted.types)
+
+
+def _reads(wanted: types.Type) -> Reads | None:
+    """How the texts of a type are read that have a grammar of their own, or None."""
+    match wanted:
+        case types.Metadata():
+            found: Reads | None = (wanted.extra or {}).get("reads")
+            return found or _reads(wanted.type)
+        case types.UnionType():
+            return next((found for option in wanted.types if (found := _reads(option))), None)
+        case types.VarTupleType():
+            return _reads(wanted.item_type)
+        case _:
+            return None
+
+
+def _read_texts(draft: _Draft, value: Any, reads: Reads, key: Key) -> Any:
+    """A text, or the texts of a list, as the filled spec says them; BAD where something of them was reported."""
+    if isinstance(value, str):
+        found = _read_text_at(draft, value, reads, key)
+        return BAD if found is None else found[0]
+    single = not isinstance(draft.find(key), list)
+    read = [_read_text_at(draft, text, reads, key if single else (*key, i)) for i, text in enumerate(value)]
+    return BAD if None in read else tuple(text for texts in read if texts for text in texts)
+
+
+def _read_text_at(draft: _Draft, text: str, reads: Reads, key: Key) -> tuple[str, ...] | None:
+    try:
+        return reads(text, lambda path: _absolute(path, draft.origin(key).base))
+    except ValueError as error:
+        draft.wrong(key, str(error))
+        return None
 
 
 def _absolute(path: str, base: str) -> str:
@@ -718,6 +777,8 @@ def _read_tables(draft: _Draft, overrides: Overrides) -> RunSpec | None:
             if table is not None:
                 parts[f.name] = table
     _check_gate(draft, parts.get("metrics"))
+    _check_crop(draft, parts.get("preprocess"))
+    _check_hysteresis(draft, parts.get("postprocess"), parts.get("calibration"))
     if draft.problems or len(parts) < len(fields):
         return None
     spec = RunSpec(**parts)
@@ -783,8 +844,11 @@ def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Ke
             value = _read_entries(draft, entries, raw[name], here)
         else:
             value = take(raw[name], f.type, here, draft.wrong)
-            if value is not BAD and value is not None and _is_path(f.type):
-                value = _absolute(value, draft.origin(here).base)
+            if value is not BAD and value is not None:
+                if _is_path(f.type):
+                    value = _absolute(value, draft.origin(here).base)
+                elif reads := _reads(f.type):
+                    value = _read_texts(draft, value, reads, here)
         if value is not BAD:
             values[f.name] = value
     for name, other in record.instead.items():
@@ -860,6 +924,30 @@ def _unknown_key(draft: _Draft, key: Key, raw: Mapping[str, Any], known: list[st
             homes = [home for home, other in _all_keys() if other == name and home != table]
             better = f"; did you mean [{homes[0]}] {name}?" if homes else ""
     draft.of_entry(key, f"{key_text(name)} is not a key of [{table}]{better}", f"[{table}] takes: {', '.join(known)}")
+
+
+# ---- tables that contradict each other
+
+
+def _check_crop(draft: _Draft, preprocess: object) -> None:
+    if isinstance(preprocess, PreprocessTable) and preprocess.crop is not None and "tiling" in draft.tree:
+        draft.wrong(
+            ("preprocess", "crop"),
+            "contradicts [tiling]: a crop of every tile would leave gaps between them",
+            'Say which part of the images counts: [preprocess] roi = "box:top,left,bottom,right"',
+        )
+
+
+def _check_hysteresis(draft: _Draft, postprocess: object, calibration: object) -> None:
+    if not isinstance(postprocess, PostprocessTable) or not isinstance(calibration, CalibrationTable):
+        return
+    reached, wanted = calibration.pixel_sigmas, postprocess.hysteresis
+    if reached is not None and wanted is not None and wanted <= reached:
+        draft.wrong(
+            ("postprocess", "hysteresis"),
+            f"has no effect: [calibration] pixel_sigmas = {shown(reached)}, which every region reaches",
+            "Make hysteresis larger than pixel_sigmas, or leave it out.",
+        )
 
 
 # ---- the gate

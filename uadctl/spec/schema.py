@@ -127,6 +127,11 @@ def _schema(wanted: types.Type, *, single: bool = False) -> _Schema:
         case types.Metadata():
             extra = wanted.extra or {}
             found = _schema(wanted.type, single=extra.get("single", single))
+            if "names" in extra:
+                found = _choice(sorted(extra["names"]))
+            if "examples" in extra:
+                # Beside them there are those with parameters: an editor offers the names, and takes everything.
+                found = {"anyOf": [{"enum": sorted(name for table in extra["examples"] for name in table)}, found]}
             return found | _described(wanted)
         case types.AnyType():
             return {}
@@ -145,6 +150,8 @@ def _schema(wanted: types.Type, *, single: bool = False) -> _Schema:
         case types.VarTupleType() | types.ListType() | types.CollectionType():
             item = _schema(wanted.item_type)
             found = {"type": "array", "items": item} | _length(wanted, "Items")
+            if single and "type" not in item:
+                return found | {"type": ["array", "string"], "if": {"type": "string"}, "then": item}
             return item | found | {"type": ["array", item["type"]]} if single else found
         case types.TupleType():
             items = [_schema(item) for item in wanted.item_types]
