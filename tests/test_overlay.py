@@ -310,8 +310,8 @@ def test_sizes_in_files_are_compared_and_their_pixels_checked(monkeypatch: pytes
         overlay(Pixels(long), Stored(long), low=0, high=1)
 
 
-class Picture(Pixels):
-    """A grey surface, made as it is read."""
+class Made:
+    """Of any size, made as it is read. most: pixels that were read at once."""
 
     def __init__(self, size: Size) -> None:
         self._size = size
@@ -320,22 +320,18 @@ class Picture(Pixels):
     @property
     def size(self) -> Size:
         return self._size
+
+
+class Picture(Made, Pixels):
+    """A grey surface."""
 
     def read(self, box: Box) -> np.ndarray:
         self.most = max(self.most, box.height * box.width)
         return np.full((*box.size, 3), 90, np.uint8)
 
 
-class Map(Stored):
-    """One pixel stands out of a map that is made as it is read."""
-
-    def __init__(self, size: Size) -> None:
-        self._size = size
-        self.most = 0
-
-    @property
-    def size(self) -> Size:
-        return self._size
+class Map(Made, Stored):
+    """One pixel stands out."""
 
     def read(self, box: Box) -> np.ndarray:
         self.most = max(self.most, box.height * box.width)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from uadctl.imaging.camera import Camera
 from uadctl.imaging.files import check_whole
 from uadctl.imaging.geometry import Geometry
 from uadctl.imaging.raster import defect_count, open_mask
+from uadctl.intake import ahead
 from uadctl.metrics import check_saturations
 from uadctl.metrics.official import SORTS, sort_of
 from uadctl.models.base import TrainedElsewhere
@@ -292,8 +293,8 @@ def _check_category(
     alike: dict[bytes, list[tuple[str, Sample]]] = {}
     readable: Counter[tuple[str, int]] = Counter()
     with progress.task(f"check {dataset.category}", len(samples)) as task:
-        looked = _look_at_all(samples, dataset.defects, camera, whole=not use.tiled, threads=threads)
-        for name, (sample, seen) in zip(names, looked, strict=True):
+        jobs = (functools.partial(_look, sample, dataset.defects, camera, not use.tiled) for sample in samples)
+        for name, sample, seen in zip(names, samples, ahead(jobs, threads), strict=True):
             if seen.error is not None:
                 findings.unusable(str(seen.error), skipped=skips, help=seen.error.help or _SKIP_BROKEN)
             for broken in seen.broken_masks if use.pixel else ():
@@ -348,30 +349,6 @@ class _Seen:
     error: DataError | None = None
     broken_masks: tuple[DataError, ...] = ()
     defect_share: float | None = None
-
-
-def _look_at_all(
-    samples: Sequence[Sample],
-    defects: Sequence[DefectConfig] | None,
-    camera: Camera,
-    *,
-    whole: bool,
-    threads: int,
-) -> Iterator[tuple[Sample, _Seen]]:
-    """Look at the images in threads; what comes out is in order, and only a window of them is on its way."""
-    waiting: deque[tuple[Sample, Future[_Seen]]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="check")
-    try:
-        for sample in samples:
-            waiting.append((sample, pool.submit(_look, sample, defects, camera, whole)))
-            if len(waiting) > 4 * threads:
-                done, seen = waiting.popleft()
-                yield done, seen.result()
-        while waiting:
-            done, seen = waiting.popleft()
-            yield done, seen.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _look(sample: Sample, defects: Sequence[DefectConfig] | None, camera: Camera, whole: bool) -> _Seen:

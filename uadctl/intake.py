@@ -75,13 +75,13 @@ class Intake:
 
     def _blanked_rows(self, anomaly_map: Field) -> Iterator[NDArray[np.float32]]:
         size = Size(*anomaly_map.shape)
+        extent = self.camera.extent(size)
         for y0, rows in bands(anomaly_map):
-            counts = self._counts(size, Box(y0, 0, *rows.shape))
+            counts = self._counts(size, extent, Box(y0, 0, *rows.shape))
             yield rows if counts is None else np.where(counts, rows, np.float32(0))
 
-    def _counts(self, size: Size, box: Box) -> NDArray[np.bool_] | None:
-        """Which pixels of a box of whole rows count; None: all."""
-        extent = self.camera.extent(size)
+    def _counts(self, size: Size, extent: Box, box: Box) -> NDArray[np.bool_] | None:
+        """Which pixels of a box of whole rows count; None: all. extent: the camera's."""
         counts = np.zeros(box.size, bool)
         inner = _overlap(extent, box)
         if inner is None:
@@ -249,7 +249,7 @@ def decode(
         functools.partial(_decode_one, index, source, intake, bound(corrupt, index))
         for index, source in enumerate(sources)
     )
-    return _ahead(jobs, threads)
+    return ahead(jobs, threads)
 
 
 def bound(corrupt: Corrupt | None, index: int) -> Callable[[Any], Any] | None:
@@ -266,10 +266,10 @@ def _decode_one(index: int, source: Image, intake: Intake, change: Callable[[Any
     return Decoded(index, time.perf_counter() - start, image, ready, opened.way)
 
 
-def _ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
+def ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
     """What the jobs return, in order; a bounded number of them is done ahead, in threads."""
     waiting: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="ahead")
     try:
         for job in jobs:
             waiting.append(pool.submit(job))
@@ -337,7 +337,7 @@ def _whole(
         for version in versions
     )
     failed = -1
-    for version, item in zip(cycle(versions), _ahead(jobs, threads), strict=False):
+    for version, item in zip(cycle(versions), ahead(jobs, threads), strict=False):
         if item.index == failed:
             continue
         if item.error is not None or item.ready is None or item.view is None:
@@ -408,7 +408,7 @@ def tiles_of(opened: Opened, boxes: Sequence[Box], intake: Intake, threads: int)
         tile = extract_tile(opened.seen.read(there), 0, 0, tiling.size)
         return way.view.apply(cast("NDArray[np.uint8]", tile))
 
-    return _ahead((functools.partial(one, box) for box in boxes), threads)
+    return ahead((functools.partial(one, box) for box in boxes), threads)
 
 
 def joined(rows: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
