@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: bench test check clean
+.PHONY: bench test check browser clean
 
 bench: $(VENV)/.default
 	$(BIN)/uadctl bench specs/demo.toml
@@ -18,6 +18,10 @@ check: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What drives a browser in the tests of the report page. They skip without it, and without a Chromium.
+browser: $(VENV)/.all
+	$(PIP) install -e '.[browser]'
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -38,6 +38,8 @@ def uadctl(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)  # tables as in a pipe: workers of a parallel test run have it set
+    for host in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "TF_BUILD"):  # what CI hosts are told is no part of a test
+        monkeypatch.delenv(host, raising=False)
 
     def run(*args: object, code: int | None = 0) -> Ended:
         result = CliRunner().invoke(app, [str(a) for a in args])

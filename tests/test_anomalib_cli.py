@@ -415,6 +415,16 @@ def write_spec(folder: Path, name: str, more: str) -> Path:
     return file
 
 
+def test_images_that_a_promise_rests_on_are_not_watched_in_training(uadctl, asked, tmp_path):
+    chosen = '[calibration]\nmethod = "conformal"\nalpha = 0.2\n'
+    spec = write_spec(tmp_path, "fastflow", f"[model.trainer]\nmax_epochs = 2\n{chosen}")
+    ended = uadctl("fit", spec, "--json")
+    assert (asked.learned, asked.watched) == ([19], [0])
+    found = json.loads((units(Path(ended.json["run"]))[0] / "thresholds.json").read_text(encoding="utf-8"))
+    assert (found["image"]["method"], found["image"]["n"]) == ("conformal", 5)
+    assert found["image"]["guarantee"]
+
+
 def test_bench_trains_and_keeps_anomalibs_own_file(uadctl, asked, tmp_path, monkeypatch):
     spec = write_spec(tmp_path, "fastflow", "[model.trainer]\nmax_epochs = 2\n")
     ended = uadctl("bench", spec, "--json")

@@ -13,7 +13,7 @@ import parts as made
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import bottle, false_alarms, growth, large_image, machine, page
+from benchmarks import bottle, false_alarms, gate, growth, large_image, machine, page
 from benchmarks.measure import (
     PYTHON,
     Contender,
@@ -437,7 +437,7 @@ def check(sections):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n for n in program.names() if n not in ("startup", "growth", "bottle", "large_image")]
+    "name", [n for n in program.names() if n not in ("startup", "growth", "bottle", "large_image", "gate")]
 )
 def test_a_benchmark_runs(name):
     check(program.sections(name, quick=True))
@@ -590,6 +590,36 @@ def test_false_alarms_in_tiles_are_as_many_as_calibrated_for():
     found = false_alarms.measure(learned=6, calibrating=40, tested=60)
     low, high = found.range_of_quantile(0.999)
     assert low <= found.alarms <= high < 30
+
+
+# -- the gate
+
+
+def test_a_change_is_judged_by_what_the_gate_says_of_the_maps():
+    harmful, seed = gate.Change("c"), gate.Change("s", harmful=False)
+    assert gate.Outcome(harmful, {}, {"aupro_30": "fell"}).as_wished
+    assert not gate.Outcome(harmful, {}, {"image_auroc": "fell"}).as_wished
+    assert not gate.Outcome(harmful, {}, {}).as_wished
+    assert gate.Outcome(seed, {}, {}).as_wished
+    assert not gate.Outcome(seed, {}, {"image_auroc": "fell"}).as_wished
+
+
+def test_another_normalisation_is_put_back():
+    from uadctl.spec.registry import BACKBONES
+
+    right = BACKBONES["efficientnet_lite0"]
+    with gate._input((0.0, 255.0)):
+        assert BACKBONES["efficientnet_lite0"].std == (255.0, 255.0, 255.0)
+    assert BACKBONES["efficientnet_lite0"] is right
+
+
+@pytest.mark.slow
+def test_the_gate_is_measured():
+    """The reduced form; tests/test_gate_regression.py says what must come out."""
+    (found,) = gate.sections(quick=True)
+    check([found])
+    assert [t.what for t in found.targets] == [change.title for change in gate.CHANGES]
+    assert [t.ok for t in found.targets[1:]] == [True] * 5
 
 
 # -- the whole job

@@ -497,7 +497,7 @@ def test_a_signal_ends_with_130_and_a_resumable_folder(one_category, tmp_path, n
 def test_a_reader_that_goes_away_is_no_error(finished, tmp_path):
     for i in range(4):
         parts.write(tmp_path / "many" / f"{i}.png", parts.surface(i))
-    process = program("score", finished, tmp_path / "many", "--json")
+    process = program("score", finished, tmp_path / "many", "--json", "--quiet")
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
@@ -544,3 +544,9 @@ def test_bars_name_the_device(finished, tmp_path):
     assert b"0/1" in seen
     assert b"cpu" in seen
     assert out.count(b"\n") == 1
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_use(uadctl, small):
+    name = "a" * 300 + ".json"
+    ended = uadctl("bench", *small, "--output", name, code=2)
+    assert ended.err == f"error: --output {name}: cannot be written: File name too long\n"

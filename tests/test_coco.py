@@ -263,7 +263,7 @@ def test_score_writes_what_its_lines_say(uadctl, finished, new, tmp_path):
 def test_the_regions_of_a_line_have_peak_centroid_and_contour(uadctl, finished, new):
     (line,) = uadctl("score", finished, new / "deeper", "--json").lines
     region = line["regions"][0]
-    assert sorted(region) == ["area", "box", "centroid", "contour", "peak", "score"]
+    assert sorted(region) == ["area", "box", "centroid", "contour", "peak", "score", "verdict"]
     top, left, bottom, right = region["box"]
     for y, x in (region["peak"], region["centroid"], *region["contour"]):
         assert top <= y < bottom

@@ -69,11 +69,22 @@ def test_fit_keeps_models_and_thresholds_and_no_metrics(uadctl, small):
 
 def test_a_line_has_exactly_its_keys(uadctl, finished, new):
     good, broken, bad = uadctl("score", finished, new, "--json", code=1).lines
-    keys = ["path", "status", "score", "threshold", "verdict", "map", "regions", "reason"]
+    keys = [
+        "path",
+        "status",
+        "score",
+        "threshold",
+        "review_threshold",
+        "verdict",
+        "p_value",
+        "map",
+        "regions",
+        "reason",
+    ]
     assert list(good) == list(broken) == list(bad) == keys
     assert good["threshold"] == bad["threshold"] == broken["threshold"] > 0
     assert good["score"] < good["threshold"] <= bad["score"]
-    assert (broken["score"], broken["verdict"], broken["regions"]) == (None, None, None)
+    assert (broken["score"], broken["verdict"], broken["regions"], broken["p_value"]) == (None, None, None, None)
     assert broken["reason"]
     assert str(new) not in broken["reason"]
     top, left, bottom, right = bad["regions"][0]["box"]
@@ -129,8 +140,9 @@ def test_for_people(uadctl, finished, new):
     lines = uadctl("score", finished, new, code=1).out.splitlines()
     assert lines[0].startswith("good ")
     assert lines[0].endswith("a_good.png")
-    assert lines[1].startswith("error              -  ")
+    assert lines[1].startswith("error              -         -  ")
     assert lines[2].startswith("anomaly ")
+    assert lines[2].split()[2] == "p=0.14"  # above all of 6 normal scores: 1 / 7
 
 
 def test_maps_and_masks_lie_as_the_images_lie(uadctl, finished, new, tmp_path):
@@ -173,8 +185,9 @@ def test_a_spec_stands_for_its_newest_finished_run(uadctl, small, new, tmp_path)
     spec.write_bytes((run / "spec.toml").read_bytes())
     by_spec = uadctl("score", spec, new / "a_good.png", "--json").out
     assert by_spec == uadctl("score", run, new / "a_good.png", "--json").out
-    told = uadctl("score", spec, new / "a_good.png").err
-    assert told == f"note: {spec} stands for its newest finished run, {run}\n"
+    told, used = uadctl("score", spec, new / "a_good.png").err.splitlines()
+    assert told == f"note: {spec} stands for its newest finished run, {run}"
+    assert used.startswith("note: threshold ")
     other = spec.with_name("other.toml")
     other.write_text(spec.read_text().replace("seed = 0", "seed = 7"))
     ended = uadctl("score", other, new, code=2)

@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import parts
 import pytest
 
 from uadctl.errors import GateFailed, RunError, SpecError
-from uadctl.metrics import COUNTED, GROUP_METRICS, IMAGE_METRICS, THRESHOLD_METRICS, aupro_name, pixel_metric_names
+from uadctl.metrics import (
+    COUNTED,
+    GROUP_METRICS,
+    IMAGE_METRICS,
+    LOWER_IS_BETTER,
+    THRESHOLD_METRICS,
+    aupro_name,
+    pixel_metric_names,
+)
 from uadctl.report.junit import write_junit
-from uadctl.runs.gate import Verdict, check_categories, evaluate
+from uadctl.runs.baseline import Baseline, Measured
+from uadctl.runs.gate import Verdict, check_categories, compare, compare_models, evaluate
 from uadctl.spec import (
     PROTOCOLS,
     CategoryGateTable,
@@ -25,6 +35,7 @@ from uadctl.spec import (
     to_dict,
     to_toml,
 )
+from uadctl.spec.grammar import COMPARABLE, RegressionTable
 from uadctl.spec.reading import _aupro_name
 
 SPEC = '[dataset]\nname = "demo"\n[model]\nname = "patchcore"\n'
@@ -71,7 +82,9 @@ def test_limits_have_the_names_of_the_metrics():
     assert len(of_protocols) >= 8
     means = {*IMAGE_METRICS, *pixel_metric_names(fpr_limits=()), *THRESHOLD_METRICS} - set(COUNTED)
     means |= of_protocols | set(GROUP_METRICS)
-    assert set(GateTable.__struct_fields__) - {"aupro", "category"} == means
+    assert set(GateTable.__struct_fields__) - {"aupro", "category", "regression"} == means
+    assert set(COMPARABLE) == means
+    assert means > LOWER_IS_BETTER
     assert set(CategoryGateTable.__struct_fields__) - {"aupro"} == means | set(COUNTED)
 
 
@@ -133,10 +146,11 @@ def test_the_hash_names_the_gate_and_has_not_changed_without_one(read):
 TAKES = (
     "aupro_30, category, classf1, false_alarm_rate, group_ap, group_auroc, group_f1max, group_false_alarm_rate, "
     "group_miss_rate, image_ap, image_auroc, image_auroc_logical, image_auroc_pooled, image_auroc_structural, "
-    "image_f1max, miss_rate, pixel_ap, pixel_auroc, pixel_f1max, precision, segf1, spro_05, spro_05_logical, "
-    "spro_05_structural"
+    "image_f1max, miss_rate, pixel_ap, pixel_auroc, pixel_f1max, precision, regression, segf1, spro_05, "
+    "spro_05_logical, spro_05_structural"
 )
-OF_A_CATEGORY = ", ".join(sorted({*TAKES.split(", "), "tp", "fp", "fn", "tn"} - {"category"}))
+OF_A_CATEGORY = ", ".join(sorted({*TAKES.split(", "), "tp", "fp", "fn", "tn"} - {"category", "regression"}))
+COMPARED = ", ".join(sorted({*TAKES.split(", ")} - {"category", "regression"}))
 
 
 def test_every_problem_of_a_gate_is_reported_at_its_line(problems):
@@ -384,6 +398,10 @@ def test_a_failed_unit_breaks_the_limits_of_its_category(gate):
     assert found.reason == "tp is null, which no limit allows: there is no such unit"
 
 
+# Of a run that has one model and is held against no baseline.
+ALONE = {"baseline": None, "accepted": False, "regressions": [], "models": []}
+
+
 def test_the_document_holds_what_is_broken(gate):
     text = "[gate]\nimage_ap.min = 0.5\n[gate.category.a]\nimage_ap = {min = 0.9, max = 1}\n"
     verdict = evaluate(gate(text), measured({"image_ap": 0.6}, a=cell(image_ap=0.6)))
@@ -402,6 +420,7 @@ def test_the_document_holds_what_is_broken(gate):
                 "reason": "image_ap is 0.6, the least allowed is 0.9 (20 normal and 63 defect images)",
             }
         ],
+        **ALONE,
     }
 
 
@@ -415,6 +434,393 @@ def test_categories_must_be_those_of_the_run(gate):
     ]
     check_categories(limits, ["tile", "a b"])
     check_categories(None, ["tile"])
+
+
+# ---- against a baseline
+
+
+REGRESSION = """\
+[metrics]
+fpr_limits = [0.3, 0.05]
+[gate.regression]
+metrics = ["image_auroc", "aupro_05"]
+tolerance = 0.01
+on = "means"
+
+[gate.regression.tolerances]
+aupro_05 = 0.02
+"""
+
+
+def test_a_regression_table_is_written_and_reads_back_equal(read):
+    spec = read(REGRESSION)
+    assert spec.gate is not None
+    table = spec.gate.regression
+    assert table is not None
+    assert [table.tolerance_of(name) for name in ("image_auroc", "aupro_05")] == [0.01, 0.02]
+    assert spec.gate.limits() == {}
+    text = to_toml(spec)
+    assert text.endswith("\n[gate.regression]" + REGRESSION.partition("[gate.regression]")[2])
+    assert read_spec(_write("again.toml", text)).spec.gate == spec.gate
+    filled = read("[gate.regression]\n").gate
+    assert filled is not None
+    assert filled.regression == RegressionTable(metrics=None, tolerance=0.002, tolerances=None, on="both")
+    assert spec_hash(read("[gate.regression]\n")) != spec_hash(read(""))
+    assert read("", set=("gate.regression.metrics='image_ap'",)).gate.regression.metrics == ("image_ap",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "help"),
+    [
+        (
+            'metrics = ["image_ap", "tp"]',
+            f's.toml:6: [gate.regression] metrics[1] = "tp": no such metric. Choose from: {COMPARED}',
+            None,
+        ),
+        (
+            "tolerances = { image_aurok = 0.1 }",
+            "s.toml:6: [gate.regression] tolerances: image_aurok: no such metric; did you mean image_auroc? "
+            f"Choose from: {COMPARED}",
+            None,
+        ),
+        (
+            'metrics = ["aupro_05"]',
+            "s.toml:6: [gate.regression.metrics] aupro_05 is not computed; did you mean aupro_30?",
+            "[metrics] fpr_limits = [0.3] gives: aupro_30",
+        ),
+        (
+            "tolerances = { spro_05 = 0.1 }",
+            "s.toml:6: [gate.regression.tolerances] spro_05 is not computed: it belongs to the protocol mvtec_loco",
+            '[metrics] protocol = "mvtec_ad"',
+        ),
+        ("tolerance = -0.1", "s.toml:6: [gate.regression] tolerance = -0.1: expected a number >= 0 and <= 1", None),
+        (
+            'metrics = ["image_ap", "pixel_ap"]\ntolerances = { pixel_ap = 0.1, image_auroc = 0.01 }',
+            "s.toml:7: [gate.regression] tolerances: image_auroc is not among metrics, so it is not compared",
+            "Those that are: image_ap, pixel_ap",
+        ),
+        (
+            'metrics = ["image_ap", "image_ap"]\ntolerances = { image_ap = 0.1 }',
+            's.toml:6: [gate.regression] metrics = ["image_ap", "image_ap"]: image_ap is given twice',
+            None,
+        ),
+        (
+            'metrics = ["image_ap", "image_ap"]',
+            's.toml:6: [gate.regression] metrics = ["image_ap", "image_ap"]: image_ap is given twice',
+            None,
+        ),
+    ],
+)
+def test_what_a_regression_table_does_not_take(problems, text, message, help):
+    assert problems(f"[gate.regression]\n{text}\n") == [(message, help)]
+
+
+# The replicates of a metric: round its value, by so much.
+SPREAD = np.linspace(-0.01, 0.01, 201)
+
+
+def run_of(
+    by_category: dict[str, float | None],
+    *,
+    metric: str = "image_auroc",
+    labels: tuple[str, ...] = ("m",),
+    **changes: Any,
+) -> Baseline:
+    """What a run measured of one metric, with every label the same."""
+    results: dict[str, dict[str, Measured]] = {}
+    for category, value in by_category.items():
+        replicates = {} if value is None else {metric: changes.get("replicates", value + SPREAD)}
+        one = Measured(changes.get("images", "i"), "d", (0,), {metric: value}, replicates)
+        results[category] = dict.fromkeys(labels, one)
+    return Baseline("0", "0", "r", len(SPREAD), "mvtec_ad", (0.3,), results)
+
+
+def of_run(run: Baseline) -> dict[str, Any]:
+    """The metrics.json of what `run_of` made."""
+    found: dict[str, Any] = {"results": {}, "means": {}}
+    for category, labels in run.results.items():
+        for label, one in labels.items():
+            cells = found["results"].setdefault(category, {})
+            cells[label] = {"0": cell(**one.metrics)}
+            found["means"][label] = {}
+    return found
+
+
+def held(old: Baseline, new: Baseline, *, table: RegressionTable | None = None) -> list[Any]:
+    return list(compare(table, old, new, of_run(new)))
+
+
+def test_a_metric_is_worse_if_the_whole_interval_lies_beyond_the_tolerance():
+    for loss, tolerance, is_worse in (
+        (0.0019, 0.002, False),  # an interval of no width within the tolerance
+        (0.0021, 0.002, True),
+        (0.0021, 0.0021000001, False),
+        (-0.3, 0.002, False),
+        (0.0, 0.0, False),
+        (1e-6, 0.0, True),
+    ):
+        table = RegressionTable(tolerance=tolerance)
+        (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.9 - loss}), table=table)
+        assert (found.reason is not None) is is_worse, loss
+        assert found.interval == pytest.approx((-loss, -loss), abs=1e-12)
+        assert found.difference == pytest.approx(-loss)
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.85}))
+    assert found.reason == (
+        "image_auroc fell by 0.0500 (from 0.9000 to 0.8500; 95 % of resamples -0.0500 to -0.0500, tolerance 0.002)"
+    )
+    assert found.where == "a / m"
+    assert found.limit == "image_auroc no worse than the baseline (tolerance 0.002)"
+
+
+def test_what_the_draw_of_the_images_explains_is_no_regression():
+    wide = 0.8 + 8 * SPREAD[::-1]  # against 0.9 + SPREAD: from -0.19 to -0.01
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.8}, replicates=wide))
+    assert found.interval == pytest.approx((-0.1855, -0.0145))
+    assert found.reason is not None
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.8}, replicates=wide), table=RegressionTable(tolerance=0.015))
+    assert found.reason is None
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.8}, replicates=0.8 + 12 * SPREAD[::-1]))
+    assert found.interval is not None
+    assert found.interval[1] > 0
+    assert found.reason is None
+
+
+@pytest.mark.parametrize("metric", sorted(LOWER_IS_BETTER))
+def test_less_is_better_of_rates_of_errors(metric):
+    (found,) = held(run_of({"a": 0.1}, metric=metric), run_of({"a": 0.3}, metric=metric))
+    assert found.reason == (
+        f"{metric} rose by 0.2000 (from 0.1000 to 0.3000; 95 % of resamples 0.2000 to 0.2000, tolerance 0.002)"
+    )
+    assert held(run_of({"a": 0.3}, metric=metric), run_of({"a": 0.1}, metric=metric))[0].reason is None
+    (found,) = held(run_of({"a": 0.3}, metric="precision"), run_of({"a": 0.1}, metric="precision"))
+    assert found.reason is not None
+
+
+def test_what_is_null_now_is_a_regression_and_what_was_null_is_not_compared():
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": None}))
+    assert (found.value, found.difference, found.interval) == (None, None, None)
+    assert found.reason == (
+        "image_auroc is null and cannot be compared with 0.9000 in the baseline: there is no defect image (20 normal)"
+    )
+    assert held(run_of({"a": None}), run_of({"a": 0.9})) == []
+    absent = of_run(run_of({"a": 0.9}))
+    absent["results"]["a"]["m"] = {"0": FAILED}
+    none = Baseline("0", "0", "r", 201, "mvtec_ad", (0.3,), {})
+    (found,) = compare(None, run_of({"a": 0.9}), none, absent)
+    assert found.reason == (
+        "image_auroc is null and cannot be compared with 0.9000 in the baseline: the unit failed: MemoryError: no room"
+    )
+
+
+def test_other_images_cannot_be_compared():
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.9}, images="j"))
+    assert found.reason == (
+        "image_auroc is 0.9000 and cannot be compared with 0.9000 in the baseline: other images were left out of the "
+        "results than in the baseline"
+    )
+
+
+def test_the_resamples_that_both_have_are_compared_and_too_few_say_nothing():
+    longer = np.concatenate([0.9 + SPREAD, np.full(50, 5.0)])
+    (found,) = held(run_of({"a": 0.9}, replicates=longer), run_of({"a": 0.9}))
+    assert found.interval == (0.0, 0.0)
+    undefined = np.where(np.arange(201) < 100, 0.9, np.nan)
+    (found,) = held(run_of({"a": 0.9}), run_of({"a": 0.1}, replicates=undefined))
+    assert (found.interval, found.reason) == (None, None)
+    assert found.difference == pytest.approx(-0.8)
+
+
+def test_only_the_metrics_asked_for_are_compared():
+    table = RegressionTable(metrics=("image_ap",))
+    assert held(run_of({"a": 0.9}), run_of({"a": 0.1}), table=table) == []
+    assert held(run_of({"a": 0.9}, metric="tp"), run_of({"a": 0.1}, metric="tp")) == []
+    assert len(held(run_of({"a": 0.9}, metric="aupro_125"), run_of({"a": 0.1}, metric="aupro_125"))) == 1
+
+
+@pytest.mark.parametrize("table", [None, RegressionTable(metrics=("pixel_ap",))])
+def test_what_is_not_measured_any_more_is_a_regression(table):
+    (found,) = held(run_of({"a": 0.9}, metric="pixel_ap"), run_of({"a": 0.9}), table=table)
+    assert found.reason == "pixel_ap is null and cannot be compared with 0.9000 in the baseline: it was not measured"
+
+
+def test_what_has_no_resamples_is_a_regression():
+    new = run_of({"a": 0.9})
+    new.results["a"]["m"].replicates.clear()
+    (found,) = held(run_of({"a": 0.9}), new)
+    assert found.reason == (
+        "image_auroc is 0.9000 and cannot be compared with 0.9000 in the baseline: it has no resamples"
+    )
+
+
+def test_a_model_that_has_nothing_to_compare_is_a_regression_with_its_reason():
+    old, new = run_of({"a": 0.9, "b": 0.9}), run_of({"a": 0.9, "b": 0.8})
+    of_seeds = of_run(new)
+    of_seeds["results"]["b"]["m"]["1"] = cell(image_auroc=0.6)
+    del new.results["b"]
+    new.left_out["b", "m"] = "its seeds were measured on different images"
+    found = list(compare(None, old, new, of_seeds))
+    why = "cannot be compared with 0.9000 in the baseline:"
+    assert [(one.category, one.reason) for one in found] == [
+        ("a", None),
+        ("b", f"image_auroc is 0.7000 and {why} its seeds were measured on different images"),
+        (None, f"image_auroc is 0.8000 and {why} b: its seeds were measured on different images"),
+    ]
+    of_seeds["results"]["b"]["m"]["1"] = cell(image_auroc=None)
+    found = list(compare(None, old, new, of_seeds))
+    assert found[1].reason == f"image_auroc is null and {why} there is no defect image (20 normal)"
+
+
+def test_a_mean_is_of_the_categories_that_are_compared():
+    old, new = run_of({"a": 0.9, "b": 0.8, "d": 0.1}), run_of({"a": 0.9, "b": 0.7, "c": 0.1})
+    found = held(old, new)
+    assert [(one.category, one.reason is None) for one in found] == [("a", True), ("b", False), (None, False)]
+    assert (found[2].baseline, found[2].value) == pytest.approx((0.85, 0.8))
+    assert found[2].interval == pytest.approx((-0.05, -0.05))
+    assert found[2].reason == (
+        "image_auroc fell by 0.0500 (from 0.8500 to 0.8000; 95 % of resamples -0.0500 to -0.0500, tolerance 0.002)"
+    )
+    assert found[2].where == "mean / m"
+    assert [one.category for one in held(old, new, table=RegressionTable(on="means"))] == [None]
+    assert [one.category for one in held(old, new, table=RegressionTable(on="categories"))] == ["a", "b"]
+    assert [one.category for one in held(run_of({"a": 0.9}), new)] == ["a"]
+    lone = held(run_of({"a": 0.9}), new, table=RegressionTable(on="means"))
+    assert [one.category for one in lone] == [None]
+
+
+def test_a_mean_with_a_category_that_is_null_is_null():
+    found = held(run_of({"a": 0.9, "b": 0.8}), run_of({"a": 0.9, "b": None}), table=RegressionTable(on="means"))
+    assert [(one.value, one.interval) for one in found] == [(None, None)]
+    assert found[0].reason == (
+        "image_auroc is null and cannot be compared with 0.8500 in the baseline: b: there is no defect image (20 normal)"
+    )
+
+
+def test_a_mean_that_cannot_be_compared_tells_the_reason_of_its_category():
+    old, new = run_of({"a": 0.9, "b": 0.8}), run_of({"a": 0.9, "b": 0.8})
+    other = run_of({"b": 0.8}, images="j")
+    new.results["b"] = other.results["b"]
+    (found,) = held(old, new, table=RegressionTable(on="means"))
+    assert (found.value, found.interval) == (pytest.approx(0.85), None)
+    assert found.reason == (
+        "image_auroc is 0.8500 and cannot be compared with 0.8500 in the baseline: b: other images were left out of "
+        "the results than in the baseline"
+    )
+
+
+def test_categories_with_the_same_draws_are_independent_in_their_mean():
+    """Losses that go with the draw in one category and against it in the other do not cancel out."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 3000)
+    old = run_of({"a": 0.8, "b": 0.8}, replicates=np.full(3000, 0.8))
+    new = run_of({"a": 0.7}, replicates=0.7 + noise)
+    new.results["b"] = run_of({"b": 0.7}, replicates=0.7 - noise).results["b"]
+    one, _, mean = held(old, new)
+    assert one.interval is not None
+    assert mean.interval is not None
+    assert np.ptp(mean.interval) / np.ptp(one.interval) == pytest.approx(0.5**0.5, rel=0.08)
+    assert mean.reason is None
+
+
+def test_a_mean_over_fewer_resamples_than_the_baseline_has_stays_paired():
+    noise = np.random.default_rng(0).normal(0, 0.1, 1000)
+    names = [f"c{i}" for i in range(60)]  # of few, hardly a resample would meet another draw than its own
+    old = run_of(dict.fromkeys(names, 0.8), replicates=0.8 + noise)
+    new = run_of(dict.fromkeys(names, 0.75), replicates=0.75 + noise[:300])
+    for before, after, change in ((old, new, -0.05), (new, old, 0.05)):
+        found = held(before, after)
+        assert found[-1].category is None
+        assert found[-1].interval == pytest.approx((change, change))
+
+
+def test_of_several_models_a_mean_is_worse_only_if_the_ranks_agree():
+    names = "abcdef"
+    old = run_of(dict.fromkeys(names, 0.9), labels=("m", "n"))
+    # One category that is much worse moves the mean, and no rank test.
+    one = run_of({**dict.fromkeys(names, 0.905), "f": 0.5}, labels=("m", "n"))
+    means = RegressionTable(on="means")
+    for found in held(old, one, table=means):
+        assert found.interval is not None
+        assert found.interval[1] < -0.06
+        assert found.p_value is not None
+        assert found.p_value > 0.05
+        assert found.reason is None
+    # All a little worse: p = 0.03125 each, 0.0625 as the smaller of two by Holm.
+    every = run_of({name: 0.9 - 0.01 * (i + 1) for i, name in enumerate(names)}, labels=("m", "n"))
+    assert [found.p_value for found in held(old, every, table=means)] == [0.0625, 0.0625]
+    assert [found.reason for found in held(old, every, table=means)] == [None, None]
+    more = {name: 0.9 - 0.01 * (i + 1) for i, name in enumerate(names + "gh")}
+    old = run_of(dict.fromkeys(names + "gh", 0.9), labels=("m", "n"))
+    found = held(old, run_of(more, labels=("m", "n")), table=means)
+    assert [one.p_value for one in found] == [2 * 2 / 256] * 2
+    assert found[0].reason == (
+        "image_auroc fell by 0.0450 (from 0.9000 to 0.8550; 95 % of resamples -0.0450 to -0.0450, tolerance 0.002); "
+        "signed-rank test over 8 categories p = 0.0156"
+    )
+    # One model, or few categories: the interval alone.
+    (alone,) = held(run_of(dict.fromkeys(names, 0.9)), run_of({**dict.fromkeys(names, 0.905), "f": 0.5}), table=means)
+    assert alone.p_value is None
+    assert alone.reason is not None
+    few = held(
+        run_of({"a": 0.9, "b": 0.9}, labels=("m", "n")), run_of({"a": 0.9, "b": 0.8}, labels=("m", "n")), table=means
+    )
+    assert [(one.p_value, one.reason is None) for one in few] == [(None, False)] * 2
+
+
+def test_a_mean_that_is_null_is_no_matter_of_ranks():
+    names = "abcdefgh"
+    old = run_of(dict.fromkeys(names, 0.9), labels=("m", "n"))
+    new = run_of({**dict.fromkeys(names, 0.9), "h": None}, labels=("m", "n"))
+    found = held(old, new, table=RegressionTable(on="means"))
+    assert [(one.p_value, one.reason is None) for one in found] == [(None, False)] * 2
+
+
+def test_models_are_compared_in_pairs_over_the_categories():
+    results = {
+        f"c{i}": {
+            "x": {"0": cell(image_auroc=0.9, pixel_ap=0.5), "1": cell(image_auroc=0.8)},
+            "y": {"0": cell(image_auroc=0.7 + 0.01 * i), "1": cell(image_auroc=0.7 - 0.01 * i)},
+            "z": {"0": cell(image_auroc=0.85 if i < 5 else None), "1": cell(image_auroc=0.85)},
+        }
+        for i in range(6)
+    }
+    found = compare_models({"results": results, "means": {"x": {}, "y": {}, "z": {}}}, fpr_limits=(0.05,))
+    assert [(p.metric, p.label, p.other, p.categories) for p in found] == [
+        ("image_auroc", "x", "y", 6),
+        ("image_auroc", "x", "z", 5),
+        ("image_auroc", "y", "z", 5),
+    ]
+    first, second, third = found
+    assert (first.difference, first.p_value, first.adjusted) == (pytest.approx(0.15), 0.03125, 0.03125)
+    assert (first.better, first.worse, first.equal, first.reason) == (6, 0, 0, None)
+    assert (second.better, second.worse, second.equal) == (0, 0, 5)
+    assert (second.p_value, second.adjusted) == (None, None)
+    assert second.reason == "a signed-rank test needs 6 categories, there are 5"
+    assert (third.better, third.worse, third.difference) == (0, 5, pytest.approx(-0.15))
+    assert compare_models({"results": results, "means": {"x": {}}}, fpr_limits=(0.3,)) == ()
+    many = {f"m{i}": {} for i in range(21)}
+    assert compare_models({"results": results, "means": many}, fpr_limits=(0.3,)) == ()
+
+
+def test_pairs_are_adjusted_for_each_other():
+    results = {
+        f"c{i}": {name: {"0": cell(aupro_05=0.5 + step * 0.1 + 0.001 * i * step)} for step, name in enumerate("xyz")}
+        for i in range(7)
+    }
+    found = compare_models({"results": results, "means": {"x": {}, "y": {}, "z": {}}}, fpr_limits=(0.05, 0.3))
+    assert [(p.metric, p.p_value, p.adjusted) for p in found] == [("aupro_05", 2 / 128, 6 / 128)] * 3
+
+
+def test_an_accepted_regression_breaks_nothing_but_a_limit_does(gate):
+    (one,) = held(run_of({"a": 0.9}), run_of({"a": 0.8}))
+    assert not Verdict((), (one,)).passed
+    told = Verdict((), (one,)).error()
+    assert (told.exit_code, str(told)) == (3, f"gate: a / m: {one.reason}")
+    accepted = Verdict((), (one,), baseline="b.json", accepted=True)
+    assert accepted.passed
+    assert accepted.worse == (one,)
+    assert accepted.document()["regressions"][0]["reason"] == one.reason
+    limits = evaluate(gate("[gate.category.a]\nimage_ap.min = 0.5\n"), measured({}, a=cell(image_ap=0.1))).limits
+    assert Verdict(limits, (one,)).broken == (*limits, one)
+    assert len(Verdict(limits, (one,)).document()["broken"]) == 1
 
 
 # ---- the program
@@ -434,7 +840,7 @@ def test_a_limit_that_cannot_be_reached_ends_with_3_and_names_it(uadctl, small):
         "max": None,
         "reason": "image_auroc is 1, the least allowed is 1.01 (mean of 1 category)",
     }
-    assert found["gate"] == {"passed": False, "limits": 2, "broken": [broken]}
+    assert found["gate"] == {"passed": False, "limits": 2, "broken": [broken], **ALONE}
     assert ended.err == (
         "error: gate: mean / vision_patchcore: image_auroc is 1, the least allowed is 1.01 (mean of 1 category)\n"
     )
@@ -484,7 +890,7 @@ def test_a_failed_unit_wins_over_a_broken_limit_and_the_gate_is_resumed(uadctl, 
     file.write_bytes(whole)
     run = Path(ended.json["run"])
     resumed = uadctl("bench", "--resume", run, "--json").json
-    assert resumed["gate"] == {"passed": True, "limits": 1, "broken": []}
+    assert resumed["gate"] == {"passed": True, "limits": 1, "broken": [], **ALONE}
     assert json.loads((run / "gate.json").read_text())["passed"] is True
 
 

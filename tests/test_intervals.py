@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,13 @@ def test_without_a_bootstrap_there_are_no_intervals_and_with_it_no_other_number_
     for protocol in PROTOCOLS:
         without = measure(images, protocol=protocol)
         assert without.intervals == {}
-        assert dataclasses.replace(measure(images, protocol=protocol, bootstrap=5), intervals={}) == without
+        with_it = measure(images, protocol=protocol, bootstrap=5)
+        assert dataclasses.replace(with_it, intervals={}, images=None) == without
+        assert (without.replicates, without.images) == ({}, None)
+        assert list(with_it.replicates) == list(with_it.intervals)
+        for name, values in with_it.replicates.items():
+            assert values.shape == (5,)
+            assert m.percentile_interval(values) == with_it.intervals[name]
 
 
 def test_a_metric_that_is_none_has_no_interval_and_counts_have_none() -> None:
@@ -238,3 +245,31 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         low, high = measure(images, bootstrap=300, seed=seed, pixel=False).intervals["image_auroc"] or (0, 0)
         covered += low <= truth <= high
     assert 180 <= covered <= 198
+
+
+def test_what_is_drawn_from_has_one_name_whatever_was_measured():
+    images = example(5, images=6)
+    name = measure(images, bootstrap=3).images
+    assert name is not None
+    assert re.fullmatch("[0-9a-f]{64}", name)
+    others = [(sample, score + 1, *rest) for sample, score, *rest in images]
+    assert measure(others, bootstrap=8, seed=4, threshold=1.0, pixel=False).images == name
+    assert measure(images[::-1], bootstrap=3).images != name
+    assert measure(images[:-1], bootstrap=3).images != name
+    assert measure(images, bootstrap=3, protocol="mvtec_loco").images != name  # other strata
+    together = [
+        (dataclasses.replace(sample, group="a" if i in (0, 3) else None), *rest)
+        for i, (sample, *rest) in enumerate(images)
+    ]
+    assert measure(together, bootstrap=3).images != name
+    for change in ({"relative": "test/x.png"}, {"label": 1}):
+        first = (dataclasses.replace(images[0][0], **change), *images[0][1:])
+        assert measure([first, *images[1:]], bootstrap=3).images != name, change
+
+
+def test_images_without_ground_truth_are_drawn_from_and_give_nothing():
+    unknown = [(dataclasses.replace(sample, label=-1), *rest) for sample, *rest in example(6, images=4)]
+    found = measure(unknown, bootstrap=3)
+    assert (found.intervals, found.replicates) == ({}, {})
+    assert found.images is not None
+    assert measure(unknown).images is None

@@ -466,7 +466,7 @@ def test_the_page_of_a_run_shows_it(uadctl, one_category):
     assert "If the camera changes" in page.text
     assert "exposure_drift 1" in page.text
     assert "unchanged" in page.text
-    alts = [a["aria-label"] or "" for a in page.all("svg")]
+    alts = [a["aria-label"] or "" for a in page.drawings]
     assert sum("image AUROC with rising severity: exposure drift: " in alt for alt in alts) == 1
     assert sum("false alarms with rising severity: exposure drift: " in alt for alt in alts) == 1
     source = page.source

@@ -68,7 +68,7 @@ def test_a_name_that_is_none(uadctl):
     ended = uadctl("schema", "metric", code=2)
     assert ended.err == (
         'error: "metric": no such schema; did you mean metrics?\n'
-        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, robustness, score\n"
+        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, robustness, replicates, baseline, score\n"
     )
     ended = uadctl("schema", "run", "--write", "out", code=2)
     assert ended.err == "error: --write out writes all schemas; it goes without the name run\n"
@@ -408,6 +408,15 @@ def all_kinds(tmp_path_factory) -> list[Path]:
     parts.write_category(folder / "data", "zinc", train=2, good=1, bad=1)
     (folder / "data" / "zinc" / "train" / "good" / "001.png").write_bytes(b"")
     parts.write_category(folder / "lone", "tile", train=1, good=1, bad=0)
+    parts.write_category(folder / "many", "tile", train=62, good=1, bad=1, size=(32, 32))
+    for i in range(3):
+        parts.write(folder / "good" / f"{i}.png", parts.surface(300 + i, 32, 32))
+        image, mask = parts.scratched(400 + i, 32, 48)
+        parts.write(folder / f"bad/{i}.png", image[:, 16:])
+        parts.write(folder / f"bad/{i}_mask.png", mask[:, 16:])
+    (folder / "bad.csv").write_text(
+        "path,label,mask\n" + "".join(f"bad/{i}.png,1,bad/{i}_mask.png\n" for i in range(3))
+    )
     if shutil.which("git") is None:
         pytest.skip("git is not installed, and run.json tells the commit")
     for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "x"]):
@@ -423,6 +432,13 @@ def all_kinds(tmp_path_factory) -> list[Path]:
     rows += ["data/tile/test/good/000.png,test,good,a", "data/tile/test/scratch/000.png,test,scratch,b"]
     (folder / "groups.csv").write_text("\n".join(rows) + "\n")
 
+    def labelled(folder: Path) -> Path:
+        """The run with thresholds from labelled defects beside those that it had."""
+        options = ["--anomalies", "bad.csv", "--good", "good", "--tune-postprocess"]
+        result = CliRunner().invoke(app, ["calibrate", str(folder), *options, "--review-alpha", "0.3"])
+        assert result.exit_code == 0, result.stderr
+        return folder
+
     def run(verb: str, root: str, *more: str, code: int = 0, dataset: str = "mvtec") -> Path:
         options = ["--root", root, "--set", "preprocess.size=64", "--json", *more]
         result = CliRunner().invoke(app, [verb, "--dataset", dataset, "--model", "patchcore", *options])
@@ -431,26 +447,30 @@ def all_kinds(tmp_path_factory) -> list[Path]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        models = ("--set", "model.grid.n_neighbors=[1,2]", "--set", "metrics.bootstrap=100", "--category", "tile")
+        chosen = ("--set", 'calibration.method="evt"', "--set", "calibration.pixel_alpha=0.1")
         limits = ("--set", "gate.image_auroc.min=0.5", "--set", "gate.category.tile.image_auroc.min=1.01")
         return [
             run("bench", "data", *limits, code=1),
             run("bench", "lone"),
             run("fit", "lone"),
             run("fit", "lone", "--set", "tiling.size=48"),
+            labelled(run("fit", "many", *chosen)),
             run("bench", "loco", "--set", "metrics.bootstrap=3", dataset="mvtec_loco"),
             run("bench", "groups.csv", "--set", "run.seeds=[0,1]", dataset="manifest"),
+            *(run("bench", "data", *models, "--gate", "b.json", *update) for update in (("--update-baseline",), ())),
         ]
 
 
-# The others are written when they are asked for: tests/test_parity.py, tests/test_robustness.py
-OF_EVERY_RUN = sorted(set(DOCUMENTS) - {"parity", "anomalib", "robustness"})
+# The others are written when they are asked for: tests/test_parity.py, tests/test_robustness.py, tests/test_baseline.py
+OF_EVERY_RUN = sorted(set(DOCUMENTS) - {"parity", "anomalib", "robustness", "baseline"})
 
 
 @pytest.mark.parametrize("name", OF_EVERY_RUN)
 def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finished, name):
     schema = kept(name)
     found = [document for run in (*all_kinds, finished) for document in documents(run, name)]
-    assert len(found) >= {"run": 7, "metrics": 11, "gate": 1, "thresholds": 7, "timing": 12}[name]
+    assert len(found) >= {"run": 8, "metrics": 11, "gate": 1, "thresholds": 9, "timing": 13, "replicates": 5}[name]
     for document in found:
         assert problems(document, schema) == []
     written = set().union(*(used(schema, document) for document in found))
@@ -476,7 +496,10 @@ def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
     assert problems({**document, "banana": 1}, schema) != []
-    for key in set(document) - {"seeds", "sds", "sd_reasons", "tiling"}:  # absent before 0.5, 0.7
+    # Absent before 0.5, 0.7 and 0.8.
+    new = {"seeds", "sds", "sd_reasons", "tiling", "baseline", "accepted", "regressions", "models"}
+    new |= {"review", "expected", "maxima", "data", "postprocess"}
+    for key in set(document) - new:
         assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
     assert problems({**document, "schema": 2}, schema) != []
 
@@ -507,6 +530,14 @@ OLD_THRESHOLDS = {
 }
 
 
+NEW_IN_8 = {
+    *(("ThresholdsDocument", key) for key in ("review", "expected", "maxima", "data", "postprocess")),
+    *(("PixelScale", key) for key in ("chosen", "review")),
+    *(("Threshold", key) for key in ("delta", "guarantee", "tail", "labelled")),
+    *(("GateDocument", key) for key in ("baseline", "accepted", "regressions", "models")),
+}
+
+
 def test_the_documents_of_before_are_valid():
     run = {"schema": 1, "results": {"tile": {"m": {"0": OLD_CELL}}}, "means": {"m": {"image_auroc": 1.0}}}
     for document in ({"schema": 1, **OLD_CELL}, run):
@@ -522,9 +553,9 @@ def test_every_key_that_files_of_before_lack_says_so():
         for name in DOCUMENTS
         for record, schema in kept(name)["$defs"].items()
         for key, entry in schema.get("properties", {}).items()
-        if entry.get("description", "").endswith((" Absent before 0.4.", " Absent before 0.7."))
+        if entry.get("description", "").endswith(tuple(f" Absent before 0.{n}." for n in (4, 7, 8)))
     }
-    new = {("PixelScale", "normalize"), ("ThresholdsDocument", "tiling")}
+    new = {("PixelScale", "normalize"), ("ThresholdsDocument", "tiling"), *NEW_IN_8}
     measured = {(r, k) for r in ("Measured", "UnitMeasured") for k in ("pixel_threshold", "by_defect", "intervals")}
     assert found == {("Counts", "train_defects_left_out"), ("PixelScale", "sigmas"), *new, *measured}
     for name in ("metrics", "thresholds"):

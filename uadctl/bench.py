@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shlex
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -31,9 +33,26 @@ from uadctl.records import DefectConfig, Sample, Size
 from uadctl.robustness import Corruption, find_corruptions, measure_robustness
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
+from uadctl.runs.baseline import (
+    RESAMPLES,
+    Baseline,
+    carry_over,
+    check_comparable,
+    check_replicates,
+    check_spec,
+    differences,
+    is_there,
+    measured_by,
+    not_in_both,
+    read_baseline,
+    replicates_document,
+    write_baseline,
+)
+from uadctl.runs.documents import GateDocument
 from uadctl.runs.driver import Driver
 from uadctl.runs.folder import RunFolder, UnitFolder, output_stems
-from uadctl.runs.gate import Verdict, check_categories
+from uadctl.runs.gate import Verdict, check_categories, compare_models
+from uadctl.runs.gate import compare as compare_with_baseline
 from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.runs.summary import summarise
 from uadctl.score import verdict
@@ -64,7 +83,8 @@ _COLOUR_STD = 6.0
 class BenchResult(RunResult):
     """A run folder and the documents that are its metrics.json and timing.json.
 
-    gate: whether the limits of `[gate]` hold; None where the spec has none.
+    gate: whether the limits of `[gate]` hold, and what is worse than a baseline; None where the spec has no limit and
+        no baseline was named, now or before a resume. updated: the baseline was written from this run.
     submission: what was written for each object of MVTec AD 2, if it was asked for. submission_error: why it is not
         complete, all problems of all objects; None if it is. The run then counts as interrupted and can be resumed.
     answers: by question that was asked ("parity", "anomalib"), category, label and seed: what stands in parity.json and
@@ -79,6 +99,7 @@ class BenchResult(RunResult):
     answers: dict[Question, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     robustness: dict[str, dict[str, dict[str, Any]]] | None = None
     answers_error: UadctlError | None = None
+    updated: bool = False
 
 
 def bench(
@@ -89,12 +110,15 @@ def bench(
     trust_checkpoint: bool = False,
     questions: Sequence[Question] = (),
     robustness: bool = False,
+    gate: str | None = None,
+    update_baseline: bool = False,
     progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> BenchResult:
     """Run a spec from images to metrics, into a new run folder or on in an unfinished one.
 
-    resume: a run folder of this spec; its finished cells are kept as they are.
+    resume: a run folder of this spec; its finished cells are kept as they are, and without `gate` so is what it was
+        held against before, unless a cell is measured anew.
     submission: folder for the maps of MVTec AD 2's private images, as its evaluation server takes them; see
         `uadctl.submission.write_submission`.
     trust_checkpoint: files of trained models may run code while they are loaded.
@@ -102,19 +126,91 @@ def bench(
         question once.
     robustness: measure what the finished units make of changed images, each once, see `uadctl.robustness`; a spec with
         a table [robustness] asks for it itself.
+    gate: file of a baseline to hold the run against, see `uadctl.runs.gate.compare`. The run then needs resamples: a
+        spec without any is run as `with_resamples` makes it.
+    update_baseline: write that file from this run if no unit failed and all limits hold; what is worse than the old
+        baseline is then told and breaks nothing. What the file holds of other categories and models stays, see
+        `uadctl.runs.baseline.carry_over`. The file need not be there yet.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell, are rows of metrics.json, and are listed in the result.
     """
     progress = progress or Silent()
+    if gate is not None:
+        spec = with_resamples(spec)
+    baseline = None if gate is None else _read_baseline(gate, update=update_baseline)
     plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
     check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
     if submission is not None:
         _check_submission(plan, submission)
+    against = None if gate is None else _hold_against(plan, gate, baseline, update=update_baseline)
+    if against is not None and resume is not None:
+        check_replicates([_unit(resume, cell) for cell in plan.cells])
     _prepare(plan, resume, questions, trust_checkpoint=trust_checkpoint)
     previous = resume.read("run") if resume is not None else None
     run = resume or RunFolder.create(spec)
     with run.locked():
-        return _bench(plan, run, previous, notes, progress, submission, questions, _corruptions(spec, robustness))
+        corruptions = _corruptions(spec, robustness)
+        return _bench(plan, run, previous, notes, progress, submission, questions, corruptions, against)
+
+
+def with_resamples(spec: RunSpec) -> RunSpec:
+    """The spec with as many resamples as a comparison with a baseline needs, where it asks for none.
+
+    SpecError where it asks for too few.
+    """
+    if spec.metrics.bootstrap == 0:
+        return replace(spec, metrics=replace(spec.metrics, bootstrap=RESAMPLES))
+    check_spec(spec)
+    return spec
+
+
+def check_baseline(plan: Plan, file: str, *, update: bool) -> None:
+    """Raise DataError where a run of this plan could not be held against the baseline in a file.
+
+    update: the file will be written from the run, so that it need not be there, nor fit.
+    """
+    _hold_against(plan, file, _read_baseline(file, update=update), update=update)
+
+
+@dataclass(frozen=True, slots=True)
+class _Against:
+    """What a run is held against.
+
+    file: as it was named. there: what is in it; None where it is to be made.
+    baseline: the same; None where it does not fit either, and will be replaced.
+    update: write the file from the run. data: by category the SHA-256 over the test images and their masks.
+    labels: of the run. warnings: what will not be compared.
+    """
+
+    file: str
+    there: Baseline | None
+    baseline: Baseline | None
+    update: bool
+    data: dict[str, str]
+    labels: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def _read_baseline(file: str, *, update: bool) -> Baseline | None:
+    return None if update and not is_there(file) else read_baseline(file)
+
+
+def _hold_against(plan: Plan, file: str, baseline: Baseline | None, *, update: bool) -> _Against:
+    """Look at what can be compared, before any work. DataError where nothing can, unless the baseline is replaced."""
+    first = {cell.category: cell for cell in reversed(plan.cells)}
+    data: dict[str, str] = {
+        category: provenance.fingerprint(cell.test, defects=cell.dataset.defects)["sha256"]
+        for category, cell in first.items()
+    }
+    labels = tuple(dict.fromkeys(cell.model.label for cell in plan.cells))
+    if baseline is None:
+        return _Against(file, None, None, update, data, labels)
+    if update and (problems := differences(baseline, plan.spec, data, labels)):
+        told = tuple(f"not compared with {file} before it is replaced: {problem.message}" for problem in problems)
+        return _Against(file, baseline, None, update, data, labels, told)
+    check_comparable(baseline, file, plan.spec, data, labels)
+    warnings = tuple(not_in_both(baseline, file, data, labels))
+    return _Against(file, baseline, baseline, update, data, labels, warnings)
 
 
 def _corruptions(spec: RunSpec, asked: bool) -> list[Corruption]:
@@ -344,6 +440,7 @@ def _bench(
     submission: str | None,
     questions: Sequence[Question],
     corruptions: Sequence[Corruption],
+    against: _Against | None,
 ) -> BenchResult:
     spec = plan.spec
     samples = {c.category: (*c.pool, *c.dataset.validation, *c.test) for c in plan.cells}
@@ -364,8 +461,17 @@ def _bench(
                 f"{run.path}: cannot be resumed: the images of {category}{named} are not those that it began with",
                 help="Start a new run.",
             )
+    earlier = _held_before(run) if previous is not None and against is None else None
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
     shared = _SharedFeatures(plan)
+    for message in against.warnings if against is not None else ():
+        driver.warn(message)
+    if any(unit.status != "done" for unit in units):
+        if earlier is not None:
+            driver.warn(f"no longer compared with {earlier.baseline}, since units are measured anew; that takes --gate")
+            earlier = None
+        # Of other measurements: nor may a resume keep it if this one is interrupted.
+        (run.path / "gate.json").unlink(missing_ok=True)
 
     def work(unit: UnitFolder) -> None:
         cell = cells[unit.path]
@@ -385,9 +491,14 @@ def _bench(
     }
     run.write("metrics", metrics)
     run.write("timing", timing)
-    gate = None if spec.gate is None else evaluate_gate(spec.gate, metrics)
+    measured = None if against is None else measured_by(spec, units, against.data)
+    gate = _verdict(spec, metrics, against, measured, earlier, failed=bool(failed))
+    updated = False
     if gate is not None:
-        run.write("gate", gate.document())
+        if against is not None and measured is not None and against.update:
+            with driver.interruptible():
+                updated = _update(against, measured, gate, driver, failed=len(failed))
+        run.write("gate", gate.document())  # which says whether it is the baseline, so that must be true by now
     unanswered: UadctlError | None = None
     if questions or corruptions:
         with driver.interruptible():
@@ -412,6 +523,83 @@ def _bench(
         answers={question: _answered(units, question) for question in questions},
         robustness=_answered(units, "robustness") if corruptions else None,
         answers_error=unanswered,
+        updated=updated,
+    )
+
+
+def _held_before(run: RunFolder) -> Verdict | None:
+    """What came of holding a run against a baseline earlier, without its limits; None where it was not.
+
+    Raises RunError if its gate.json is damaged.
+    """
+    file = run.path / "gate.json"
+    if not file.is_file():
+        return None
+    try:
+        kept = msgspec.convert(run.read("gate"), GateDocument)
+    except msgspec.ValidationError as error:
+        raise RunError(f"{file}: damaged: {error}", help="Remove it; --gate FILE makes it anew.") from error
+    if not isinstance(kept.baseline, str):
+        return None
+    compared = () if isinstance(kept.regressions, msgspec.UnsetType) else tuple(kept.regressions)
+    return Verdict((), compared, baseline=kept.baseline, accepted=kept.accepted is True)
+
+
+def _update(against: _Against, measured: Baseline, gate: Verdict, driver: Driver, *, failed: int) -> bool:
+    """Write the baseline if the run may become it, and say what is in it besides, or why it was not written.
+
+    failed: so many units did. Returns whether it was written.
+    """
+    if not gate.accepted:
+        broken, left_out = len(gate.broken_limits), measured.left_out
+        why = [f"{failed} {'unit' if failed == 1 else 'units'} failed"] if failed else []
+        why += [f"{broken} {'limit is' if broken == 1 else 'limits are'} broken"] if broken else []
+        why += [f"of {category} / {label} {reason}" for (category, label), reason in left_out.items()][:_SAID]
+        driver.warn(f"{against.file} was not written: {'; '.join(why)}")
+        return False
+    carried: tuple[str, ...] = ()
+    if against.there is not None:
+        measured, carried = carry_over(against.there, measured, against.data, against.labels)
+    write_baseline(against.file, measured)
+    for regression in gate.worse:
+        driver.warn(f"{regression.where}: {regression.reason}; accepted, since it becomes the baseline")
+    if carried:
+        more = f" and {len(carried) - _SAID} more" if len(carried) > _SAID else ""
+        driver.warn(f"{against.file} keeps what this run has not: {', '.join(carried[:_SAID])}{more}")
+    return True
+
+
+def _verdict(
+    spec: RunSpec,
+    metrics: Mapping[str, Any],
+    against: _Against | None,
+    measured: Baseline | None,
+    earlier: Verdict | None,
+    *,
+    failed: bool,
+) -> Verdict | None:
+    """Whether the limits of the spec hold, and what is worse than the baseline; None where nothing was asked.
+
+    metrics: the run's metrics.json. measured: what of it can be compared; None without `against`. failed: a unit did.
+    earlier: what came of a comparison of these very measurements; None without one.
+    Regressions are accepted if the run becomes the baseline, which one that failed, breaks a limit or has nothing to
+    compare of a model does not.
+    """
+    verdict = Verdict(()) if spec.gate is None else evaluate_gate(spec.gate, metrics)
+    if against is None and earlier is None and not verdict.limits:
+        return None
+    models = compare_models(metrics, fpr_limits=spec.metrics.fpr_limits)
+    if against is None or measured is None:
+        return dataclasses.replace(earlier or verdict, limits=verdict.limits, models=models)
+    table = None if spec.gate is None else spec.gate.regression
+    baseline = against.baseline
+    found = () if baseline is None else compare_with_baseline(table, baseline, measured, metrics)
+    return Verdict(
+        verdict.limits,
+        found,
+        baseline=against.file,
+        models=models,
+        accepted=against.update and not (failed or verdict.broken or measured.left_out),
     )
 
 
@@ -568,6 +756,9 @@ def _bench_cell(
             "intervals": {name: None if pair is None else list(pair) for name, pair in measured.intervals.items()},
         },
     )
+    if measured.images is not None:
+        kept = replicates_document(measured.images, spec.metrics.bootstrap, measured.replicates)
+        unit.write("replicates", kept)
     unit.write("timing", {**fit_timing(fit_report, size), **tested.timing(seconds)})
     return trained.detector.facts()
 
@@ -684,7 +875,6 @@ class _Tested:
             pixel_threshold=None if pixel is None else pixel.threshold,
             saturations=self._defects is not None,
             bootstrap=spec.metrics.bootstrap,
-            seed=cell.seed,
         )
         self._seconds: list[float] = []
         self._fitting = fitting
@@ -693,8 +883,14 @@ class _Tested:
             (s.relative, s.split, s.label, s.defect, None, None, None, "error", str(e), None) for s, e in fitting.broken
         ]
 
+    @property
+    def _limits(self) -> tuple[float | None, float | None]:
+        """The threshold of image scores, and that of a review."""
+        calibration = self._trained.calibration
+        return calibration.image.value, None if calibration.review is None else calibration.review.value
+
     def take(self, sample: Sample, item: Scored, *, warn: Callable[[str], None]) -> None:
-        limit = self._trained.calibration.image.value
+        limit, review = self._limits
         if item.prediction is None or item.image is None or item.size is None:
             error = item.error or DataError(f"{sample.path}: no prediction")
             if self._spec.dataset.on_error == "fail":
@@ -734,7 +930,7 @@ class _Tested:
                 sample.defect,
                 repr(score),
                 None if limit is None else repr(limit),
-                verdict(score, limit),
+                verdict(score, limit, review),
                 "ok",
                 None,
                 map_name,
@@ -782,8 +978,8 @@ class _Tested:
         scale = self._trained.calibration.pixel
         if scale is None:
             return
-        limit = self._trained.calibration.image.value
-        said = verdict(score, limit)
+        limit, review = self._limits
+        said = verdict(score, limit, review)
         caption = f"{sample.relative}  score {score:.4g}"
         if limit is not None:
             caption += f" / threshold {limit:.4g}: {said}"

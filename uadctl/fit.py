@@ -28,8 +28,11 @@ from uadctl.runs.fitted import (
     Fitted,
     PixelScale,
     camera_of,
+    chosen_pair,
+    expected_of,
     geometry_for,
     geometry_of_tiles,
+    normalized_maxima,
     postprocess_of,
 )
 from uadctl.runs.folder import RunFolder, UnitFolder
@@ -37,7 +40,7 @@ from uadctl.spec.corruptions import AUGMENTATIONS
 from uadctl.spec.operations import read_step
 from uadctl.spec.registry import find_model
 from uadctl.spec.signature import constructor_kwargs
-from uadctl.thresholds import PixelCalibration, Threshold, quantile_threshold
+from uadctl.thresholds import PixelCalibration, Threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -216,7 +219,9 @@ def fit_cell(
             if doubt not in doubts:  # what only the checkpoint could tell
                 warn(f"{cell.model.label}: {doubt}")
     else:
-        watched = _watched(source.normal, learning, spec)
+        # What training watches itself on has a say in the model: a promise holds of images that have none.
+        normal = () if spec.calibration.method == "conformal" else source.normal
+        watched = _watched(normal, learning, spec)
         trains: Any = elsewhere  # its `fit` takes two arguments more than that of others
         trains.fit(
             decoded(source.train),
@@ -236,7 +241,20 @@ def fit_cell(
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
         warn(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
-    if spec.postprocess is not None and calibration.pixel is None:
+    pixel = calibration.pixel
+    for what, chosen in (
+        ("no review threshold", calibration.review),
+        (
+            "[calibration] pixel_alpha gives no threshold of maps, 3 standard deviations take its place",
+            None if pixel is None else pixel.chosen,
+        ),
+        ("no review threshold of maps", None if pixel is None else pixel.review),
+    ):
+        if chosen is not None and chosen.value is None:
+            warn(f"{title}: {what}: {chosen.reason}")
+    for unfit in calibration.doubts():
+        warn(f"{title}: {unfit}")
+    if spec.postprocess is not None and pixel is None:
         entry = find_model(cell.model.name)
         if entry is None or entry.pixel_map:
             warn(f"{title}: of [postprocess] nothing is done but to smooth maps: no map of a normal image sets a scale")
@@ -387,7 +405,8 @@ class _Calibrating:
 
     In this order: `[calibration] holdout`, if given; the data set's own validation images; leave-one-image-out scores,
     where the detector offers them, since they cost no training image; a seeded fifth of the training images, if there
-    are at least 20. Where images have groups the fifth comes before leave-one-out scores. Never images that the model
+    are at least 20. Where images have groups the fifth comes before leave-one-out scores, and for a conformal
+    threshold: each of those scores is of another model, and its promise would not hold. Never images that the model
     has memorised, and never test images.
 
     A model that comes trained learns none of the training images here, so that none need be held out: without
@@ -437,7 +456,7 @@ class _Calibrating:
                 f"the threshold comes from {len(cell.train)} training images, which the checkpoint may have learned: "
                 "it is then too low. Good images that it has not seen mend that: uadctl calibrate RUN --good DIR"
             )
-        elif offers_left_out and not (self.sees_other_views and many):
+        elif offers_left_out and wanted.method != "conformal" and not (self.sees_other_views and many):
             self.kind = "leave-one-out"
         elif many:
             self.kind = "holdout"
@@ -476,15 +495,23 @@ class _Calibrating:
 
     def result(self, *, images: int) -> Calibration:
         """The thresholds. images: how many training images the model was fitted on in the end."""
-        alpha, n = self._wanted.alpha, len(self._scores)
-        if n and self.kind is not None:
-            value = quantile_threshold(self._scores, alpha=alpha)
-            image = Threshold(value=value, method="quantile", alpha=alpha, n=n, source=self.kind)
-        else:
+        wanted, scores = self._wanted, tuple(sorted(self._scores))
+        if not scores or self.kind is None:
             reason = self._why_not or self._why_no_scores(images)
-            image = Threshold(value=None, method="quantile", alpha=alpha, reason=reason)
-        pixel = PixelScale.of(self._pixels, self._wanted, normalize=self._normalize)
-        return Calibration(image, pixel, tuple(sorted(self._scores)), self._tiling)
+            none = Threshold(value=None, method=wanted.method, alpha=wanted.alpha, delta=wanted.delta, reason=reason)
+            return Calibration(none, None, (), self._tiling)
+        image, review = chosen_pair(scores, wanted, wanted.alpha, wanted.review_alpha, source=self.kind)
+        pixel = PixelScale.of(self._pixels, wanted, normalize=self._normalize, source=self.kind)
+        return Calibration(
+            image,
+            pixel,
+            scores,
+            self._tiling,
+            review=review,
+            maxima=normalized_maxima(self._pixels.maxima, None if pixel is None else pixel.normalize),
+            expected=expected_of(scores, image, review),
+            data=provenance.content_hash(sample.path for sample in self.normal or self.train),
+        )
 
     def _why_no_scores(self, images: int) -> str:
         if self.kind != "leave-one-out":

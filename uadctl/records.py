@@ -167,6 +167,7 @@ class Region:
     centroid: the mean of its pixels' coordinates.
     contour: its outer boundary, pixel by pixel where it turns, clockwise from its topmost, there leftmost pixel; holes
         are not told. None for a region whose box is too large to look at in one piece.
+    verdict: "anomaly"; or "review" of a part at or above the review threshold of maps which nowhere reaches the other.
     """
 
     box: tuple[int, int, int, int]
@@ -175,3 +176,4 @@ class Region:
     peak: tuple[int, int]
     centroid: tuple[float, float]
     contour: tuple[tuple[int, int], ...] | None = None
+    verdict: Literal["anomaly", "review"] = "anomaly"

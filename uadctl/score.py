@@ -7,11 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import numpy as np
 
 from uadctl.errors import DataError, RunError, SpecError
 from uadctl.imaging.files import list_images, write_png, write_png_rows
@@ -21,13 +22,22 @@ from uadctl.inference import stream, use_threads
 from uadctl.progress import Progress, Silent
 from uadctl.records import Region, Size, Tiling
 from uadctl.runs.folder import output_stems
+from uadctl.thresholds import Source, p_value
 
 if TYPE_CHECKING:
     from uadctl.imaging.raster import Field
     from uadctl.report.coco import CocoFile
-    from uadctl.runs.fitted import Fitted, PixelScale
+    from uadctl.runs.fitted import Calibration, Fitted, PixelScale
 
 Verdict = Literal["good", "review", "anomaly"]
+
+_SOURCES: dict[Source, str] = {
+    "validation": "validation images",
+    "leave-one-out": "training images, each scored without itself",
+    "holdout": "training images that were held out",
+    "training": "training images",
+    "given": "images given",
+}
 
 
 class ScoreLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,16 +46,24 @@ class ScoreLine(msgspec.Struct, frozen=True, kw_only=True):
     path:      the file as it was named; bytes that are not UTF-8 stand as \\xNN, and path_b64 then has the exact bytes.
     status:    "ok", or "error": then there is no score, and reason says why.
     score:     higher is more anomalous. threshold: what it is compared with, None if the run has none.
-    verdict:   "anomaly" iff score >= threshold, else "good"; None without a score or a threshold.
+    review_threshold: a lower one, None if the run has none.
+    verdict:   "anomaly" iff score >= threshold, else "review" iff score >= review_threshold, else "good"; None
+               without a score or a threshold.
+    p_value:   the rank of the score among those of the n normal images that the run was calibrated on: the share
+               (1 + those at or above it) / (n + 1). Of new images that are like them at most a share p has a p_value
+               of p or below. None without such scores.
     map:       the float map written, if maps were asked for. regions: all parts of it at or above the run's pixel
-               threshold, the highest score first; None where the run has none or the model makes no maps.
+               threshold, the highest score first, then those that reach only its review threshold; None where the
+               run has none or the model makes no maps.
     """
 
     path: str
     status: Literal["ok", "error"]
     score: float | None = None
     threshold: float | None = None
+    review_threshold: float | None = None
     verdict: Verdict | None = None
+    p_value: float | None = None
     map: str | None = None
     regions: list[Region] | None = None
     reason: str | None = None
@@ -53,21 +71,40 @@ class ScoreLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImageSource:
     """A file to score. stem: where its map goes below the maps folder, without suffix."""
 
     path: str
     stem: str
 
 
-def verdict(score: float, threshold: float | None) -> Literal["good", "anomaly"] | None:
-    """The one rule: anomalous iff score >= threshold. None without a threshold."""
+def verdict(score: float, threshold: float | None, review: float | None = None) -> Verdict | None:
+    """The one rule: anomalous iff score >= threshold; else to be reviewed iff score >= review. None without a
+    threshold."""
     if threshold is None:
         return None
-    return "anomaly" if score >= threshold else "good"
+    if score >= threshold:
+        return "anomaly"
+    return "good" if review is None or score < review else "review"
 
 
-def find_sources(images: Sequence[str]) -> list[Source]:
+def describe(calibration: Calibration) -> list[str]:
+    """Which thresholds a run has, how they were chosen and what they promise: a line each."""
+    found = []
+    for name, chosen in (("threshold", calibration.image), ("review threshold", calibration.review)):
+        if chosen is None or chosen.value is None:
+            continue
+        facts: list[str] = [chosen.method]
+        facts += [f"{key} {value:g}" for key, value in (("alpha", chosen.alpha), ("delta", chosen.delta)) if value]
+        images = f"{chosen.n} {_SOURCES[chosen.source]}" if chosen.source is not None else f"{chosen.n} images"
+        if chosen.labelled is not None:
+            images += f" and {chosen.labelled.defects} labelled defects"
+        promise = f": {chosen.guarantee}" if chosen.guarantee is not None else ""
+        found.append(f"{name} {chosen.value:.9g} ({', '.join(facts)}; from {images}){promise}")
+    return found
+
+
+def find_sources(images: Sequence[str]) -> list[ImageSource]:
     """Files as named, folders as all the images in them: recursive, sorted, known suffixes only.
 
     A path that does not exist stays in the list and becomes an error line. Raises DataError for a folder without
@@ -93,7 +130,7 @@ def find_sources(images: Sequence[str]) -> list[Source]:
         name if times[name] == 1 else "/".join(p for p in Path(path).parts if p not in ("/", "\\", "..", "."))
         for path, name in zip(paths, names, strict=True)
     ]
-    return [Source(path, stem) for path, stem in zip(paths, output_stems(unique), strict=True)]
+    return [ImageSource(path, stem) for path, stem in zip(paths, output_stems(unique), strict=True)]
 
 
 def score(
@@ -112,7 +149,7 @@ def score(
 
     fitted: from `uadctl.load_run(RUN)`.
     images: files and folders, see `find_sources`.
-    threshold: in place of the run's own.
+    threshold: in place of the run's own; then no image is to be reviewed.
     maps: folder for float32 TIFF maps of each file's size. masks: folder for PNG masks, 255 where the map reaches the
         run's pixel threshold. coco: file for the regions of all images in COCO's format, see `uadctl.report.coco`;
         it appears once the last image is scored. Files that could not be scored stand in its info, as errors.
@@ -131,7 +168,12 @@ def score(
         raise RunError(f"{option} needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
     _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
     use_threads(threads)
-    limit = fitted.calibration.image.value if threshold is None else threshold
+    calibration = fitted.calibration
+    limit = calibration.image.value if threshold is None else threshold
+    review = calibration.review.value if threshold is None and calibration.review is not None else None
+    normal = np.asarray(calibration.scores, dtype=np.float64)
+    postprocess = fitted.intake.postprocess
+    min_area = 0 if postprocess is None else postprocess.min_area
     found = stream(fitted.detector, [s.path for s in sources], intake=fitted.intake, threads=threads, progress=progress)
     with progress.task("score", len(sources)) as task, _annotating(coco, pixel) as annotations:
         for source, item in zip(sources, found, strict=True):
@@ -139,7 +181,14 @@ def score(
             size = None
             if item.prediction is None:
                 reason = _reason(item.error, source.path)
-                line = ScoreLine(status="error", threshold=limit, reason=reason, path=path, path_b64=exact)
+                line = ScoreLine(
+                    status="error",
+                    threshold=limit,
+                    review_threshold=review,
+                    reason=reason,
+                    path=path,
+                    path_b64=exact,
+                )
             else:
                 field = item.prediction.map
                 map_path = None
@@ -154,9 +203,11 @@ def score(
                     status="ok",
                     score=item.prediction.score,
                     threshold=limit,
-                    verdict=verdict(item.prediction.score, limit),
+                    review_threshold=review,
+                    verdict=verdict(item.prediction.score, limit, review),
+                    p_value=p_value(item.prediction.score, normal) if normal.size else None,
                     map=map_path,
-                    regions=None if pixel is None or field is None else regions(field, threshold=pixel.threshold),
+                    regions=None if pixel is None or field is None else _regions(field, pixel, min_area=min_area),
                     path=path,
                     path_b64=exact,
                 )
@@ -164,6 +215,18 @@ def score(
                 _annotate(annotations, line, size)
             yield line
             task.advance()
+
+
+def _regions(field: Field, pixel: PixelScale, *, min_area: int) -> list[Region]:
+    """What reaches the threshold of maps, and then what reaches only that of a review.
+
+    min_area: of [postprocess]: regions to be reviewed that are smaller are left out, as the map leaves out the others.
+    """
+    found = regions(field, threshold=pixel.threshold)
+    if pixel.review is None or pixel.review.value is None:
+        return found
+    wider = regions(field, threshold=pixel.review.value)
+    return found + [replace(r, verdict="review") for r in wider if r.score < pixel.threshold and r.area >= min_area]
 
 
 def _write_mask(path: Path, field: Field, threshold: float) -> None:
@@ -202,7 +265,9 @@ def _annotate(annotations: CocoFile, line: ScoreLine, size: Size | None) -> None
         annotations.add(line.path, size, line.regions, exact=exact)
 
 
-def _keep_inputs(images: Sequence[str], sources: Sequence[Source], outputs: dict[str, tuple[str | None, str]]) -> None:
+def _keep_inputs(
+    images: Sequence[str], sources: Sequence[ImageSource], outputs: dict[str, tuple[str | None, str]]
+) -> None:
     """Refuse outputs that would replace an image, or be taken for one the next time its folder is scored."""
     folders = [Path(image).resolve() for image in images if Path(image).is_dir()]
     files = {Path(source.path).resolve() for source in sources}

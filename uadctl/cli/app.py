@@ -80,7 +80,7 @@ app = typer.Typer(
     cls=Group,
     help="Find defects on images having seen only good parts.",
     epilog="Exit codes: 0 done, 1 failed at run time, 2 something to fix in the command, spec, data or installation, "
-    "3 a gate failed, 4 an anomaly was found (score --fail-on-anomaly), 130 interrupted.",
+    "3 a gate failed, 4 an anomaly was found (score --fail-on-anomaly, --fail-on-review), 130 interrupted.",
     no_args_is_help=False,
     invoke_without_command=True,
     add_completion=False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +17,13 @@ from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.cli.parity import print_answers
 from uadctl.cli.robustness import print_robustness
 from uadctl.errors import SpecError
-from uadctl.spec import PROTOCOLS, Overrides, variants
+from uadctl.spec import PROTOCOLS, Overrides, Reading, variants
 from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     from uadctl.bench import BenchResult
     from uadctl.parity import Question
+    from uadctl.runs.gate import Verdict
     from uadctl.spec import RunSpec
 
 # The columns for people and what stands above them, in their order; AUPRO follows, and then parts of several images.
@@ -81,6 +83,10 @@ def bench(
         str | None,
         typer.Option("--junit", metavar="FILE", help="Write units and limits as JUnit XML, for CI systems."),
     ] = None,
+    markdown: Annotated[
+        str | None,
+        typer.Option("--markdown", metavar="FILE", help="Write a summary in Markdown, for the pages of CI jobs."),
+    ] = None,
     submission: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +113,14 @@ def bench(
             "--robustness", help="Also measure the fitted models on changed test images: light, focus, JPEG, position."
         ),
     ] = False,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", metavar="FILE", help="Hold the metrics against a baseline: worse than it ends with 3."),
+    ] = None,
+    update_baseline: Annotated[
+        bool,
+        typer.Option("--update-baseline", help="Write FILE of --gate from this run, if its limits hold."),
+    ] = False,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
     quiet: o.Quiet = False,
@@ -118,10 +132,16 @@ def bench(
 
     Without a spec: uadctl bench --dataset mvtec --root DIR --category bottle --model vision_patchcore
 
-    Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken; 1 wins.
+    Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken or a metric is worse than the baseline; 1 wins.
     """
     screen.configure(quiet=quiet, debug=debug)
-    o.check_distinct(("SPEC", spec), ("--output", output), ("--junit", junit))
+    o.check_distinct(
+        ("SPEC", spec), ("--output", output), ("--junit", junit), ("--markdown", markdown), ("--gate", gate)
+    )
+    if update_baseline and gate is None:
+        raise SpecError("--update-baseline: which file?", help="Name it: --gate FILE")
+    if gate == "":
+        raise SpecError("--gate: expected the name of a file")
     if resume and spec is not None and Path(spec).is_dir() and run_dir is not None:
         raise SpecError("--run-dir has no effect on --resume RUN: the run goes on where it lies")
     if resume and spec is None and dataset is None:
@@ -148,6 +168,7 @@ def bench(
         trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
+    reading = _for_gate(reading, gate, resume=spec if resume and spec is not None and Path(spec).is_dir() else None)
     if submission == "":
         raise SpecError("--submission: expected the name of a folder")
     if dry_run:
@@ -156,10 +177,26 @@ def bench(
         if questions or robustness:
             flag = "--parity" if parity else "--protocol" if questions else "--robustness"
             raise SpecError(f"{flag} has no effect on --dry-run: nothing is scored")
-        print_plan(reading.spec, json_=json_, trust_checkpoint=trust_checkpoint)
+        print_plan(
+            reading.spec,
+            json_=json_,
+            trust_checkpoint=trust_checkpoint,
+            gate=gate,
+            update_baseline=update_baseline,
+        )
         return
-    o.check_outputs(files=[("--output", output), ("--junit", junit)], folders=[("--submission", submission)])
+    written = [
+        ("--output", output),
+        ("--junit", junit),
+        ("--markdown", markdown),
+        ("--gate", gate if update_baseline else None),
+    ]
     from uadctl.bench import bench as run_bench
+    from uadctl.runs.baseline import is_there
+
+    if gate is not None:
+        is_there(gate)  # of a name that is too long not even that can be asked
+    o.check_outputs(files=written, folders=[("--submission", submission)])
     from uadctl.runs.folder import RunFolder, newest
 
     unfinished = None
@@ -169,7 +206,9 @@ def bench(
             newest(reading.spec, finished=False)
             if folder is None
             else RunFolder.unfinished(
-                folder, reading.spec, done_too=submission is not None or bool(questions) or robustness
+                folder,
+                reading.spec,
+                done_too=submission is not None or bool(questions) or robustness or gate is not None,
             )
         )
     screen.interrupted = "Go on where it stopped with the same command and --resume"
@@ -181,6 +220,8 @@ def bench(
             trust_checkpoint=trust_checkpoint,
             questions=questions,
             robustness=robustness,
+            gate=gate,
+            update_baseline=update_baseline,
             progress=progress,
             notes=reading.notes,
         )
@@ -209,10 +250,7 @@ def bench(
             images = sum(part.images for part in result.submission)
             n = len(result.submission)
             print_lines(f"submission: {submission}: {n} {'object' if n == 1 else 'objects'}, {images} images")
-    if junit is not None:
-        from uadctl.report.junit import write_junit
-
-        write_junit(junit, result.metrics, result.gate, timing=result.timing, name=result.run.path.name)
+    _hand_over(result, junit=junit, markdown=markdown)
     incomplete = [error for error in (result.answers_error, result.submission_error) if error is not None]
     for error in incomplete:
         screen.error(error)
@@ -225,6 +263,35 @@ def bench(
         raise typer.Exit(1)
 
 
+def _for_gate(reading: Reading, gate: str | None, *, resume: str | None) -> Reading:
+    """The spec with the resamples that --gate needs, and a note that says so; a note where [gate.regression] is idle.
+
+    resume: a run folder to go on in, whose spec cannot be changed any more. RunError where it has no resamples.
+    """
+    spec, note = reading.spec, None
+    if gate is None:
+        # A run that is gone on with may have been held against one already.
+        if spec.gate is not None and spec.gate.regression is not None and resume is None:
+            note = "[gate.regression] has no effect without --gate FILE, the baseline to compare with"
+    elif spec.metrics.bootstrap == 0 and resume is not None:
+        from uadctl.errors import RunError
+
+        raise RunError(
+            f"{resume}: was begun without resamples of its test images, which --gate compares",
+            help="Start a new run with --gate, or with --set metrics.bootstrap=1000.",
+        )
+    else:
+        from uadctl.bench import with_resamples
+
+        spec = with_resamples(spec)
+        if spec != reading.spec:
+            note = f"--gate: [metrics] bootstrap = {spec.metrics.bootstrap}, since differences are judged by resamples"
+    if note is None:
+        return reading
+    screen.note(note, kind="note")
+    return replace(reading, spec=spec, notes=(*reading.notes, note))
+
+
 def _questions(*, parity: bool, protocol: str | None) -> tuple[Question, ...]:
     """What to ask of anomalib's models. SpecError for another protocol than anomalib's."""
     if protocol not in (None, "anomalib"):
@@ -235,6 +302,26 @@ def _questions(*, parity: bool, protocol: str | None) -> tuple[Question, ...]:
         )
     asked: list[Question] = ["parity"] if parity else []
     return (*asked, "anomalib") if protocol is not None else tuple(asked)
+
+
+def _hand_over(result: BenchResult, *, junit: str | None, markdown: str | None) -> None:
+    """The files for CI systems, and what the one whose job this is shows beside it.
+
+    Its lines are for a machine: they go to stderr with --quiet too.
+    """
+    from uadctl.report.annotations import annotate, append_summary, failed_units
+    from uadctl.report.markdown import markdown as summary
+    from uadctl.report.markdown import write_markdown
+    from uadctl.report.reading import read_run
+
+    if junit is not None:
+        from uadctl.report.junit import write_junit
+
+        write_junit(junit, result.metrics, result.gate, timing=result.timing, name=result.run.path.name)
+    if markdown is not None:
+        write_markdown(markdown, read_run(result.run))
+    annotate(result.gate, failed_units(result.metrics), environ=os.environ, write=screen.write, markdown=markdown)
+    append_summary(lambda: summary(read_run(result.run)), environ=os.environ, warn=screen.note)
 
 
 def _body(document: dict[str, Any]) -> dict[str, Any]:
@@ -274,9 +361,21 @@ def _print_results(result: BenchResult, spec: RunSpec) -> None:
             print_lines(f"{name} missed: {', '.join(told)}")
     _print_costs(result, several=several)
     if result.gate is not None:
-        n = len(result.gate.limits)
-        print_lines(f"gate: {n - len(result.gate.broken)} of {n} limits hold")
+        print_lines(f"gate: {_held(result.gate)}")
+        if result.updated:
+            print_lines(f"gate: {result.gate.baseline} was written from this run")
     print_lines(f"run: {result.run.path}")
+
+
+def _held(gate: Verdict) -> str:
+    """How much of a gate holds, in words."""
+    limits, compared = len(gate.limits), len(gate.regressions)
+    told = []
+    if limits:
+        told.append(f"{limits - len(gate.broken_limits)} of {limits} limits hold")
+    if compared:
+        told.append(f"{compared - len(gate.worse)} of {compared} metrics no worse than {gate.baseline}")
+    return "; ".join(told) or "nothing to compare yet"
 
 
 def _evenly(columns: Sequence[tuple[str, str]], most: int) -> Iterator[list[tuple[str, str]]]:
@@ -429,8 +528,16 @@ def _share(part: int | None, rest: int | None) -> str:
     return "-" if part is None or rest is None else f"{part}/{part + rest}"
 
 
-def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True, trust_checkpoint: bool = False) -> None:
-    """What would be run, without opening an image."""
+def print_plan(
+    spec: RunSpec,
+    *,
+    json_: bool,
+    testing: bool = True,
+    trust_checkpoint: bool = False,
+    gate: str | None = None,
+    update_baseline: bool = False,
+) -> None:
+    """What would be run, without decoding an image. gate: a baseline, checked against the bytes of the test images."""
     from uadctl.models.base import TrainedElsewhere
     from uadctl.plan import build_detector, distinct_models, make_plan
     from uadctl.runs.gate import check_categories
@@ -443,6 +550,10 @@ def print_plan(spec: RunSpec, *, json_: bool, testing: bool = True, trust_checkp
             detector.load()
     if testing:
         check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
+    if gate is not None:
+        from uadctl.bench import check_baseline
+
+        check_baseline(plan, gate, update=update_baseline)
     models: dict[str, dict[str, Any]] = {
         v.model.label: {
             "name": v.model.name,

@@ -177,17 +177,21 @@ def check_outputs(*, files: Iterable[tuple[str, str | None]], folders: Iterable[
     wanted = []
     for option, name in files:
         if name is not None:
-            if Path(name).is_dir():
+            try:
+                folder = Path(name).is_dir()
+            except OSError as error:  # a name that no file can have
+                raise SpecError(f"{option} {name}: cannot be written: {error.strerror}") from error
+            if folder:
                 raise SpecError(f"{option} {name}: is a folder, expected a file to write")
             wanted.append((option, name, Path(name).parent))
     wanted += [(option, name, Path(name)) for option, name in folders if name is not None]
-    for option, given, folder in wanted:
+    for option, given, parent in wanted:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:
-            raise SpecError(f"{option} {given}: {folder} cannot be written to: {error.strerror}") from error
+            raise SpecError(f"{option} {given}: {parent} cannot be written to: {error.strerror}") from error
 
 
 def check_distinct(*named: tuple[str, str | None]) -> None:

@@ -24,6 +24,8 @@ FILES: Final = {
     "parity": "parity.schema.json",
     "anomalib": "anomalib.schema.json",
     "robustness": "robustness.schema.json",
+    "replicates": "replicates.schema.json",
+    "baseline": "baseline.schema.json",
     "score": "score-line.schema.json",
 }
 
@@ -38,7 +40,8 @@ def schema(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib, robustness or score.",
+            help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib, robustness, "
+            "replicates, baseline or score.",
             show_default=False,
             autocompletion=complete_schema,
         ),

@@ -19,7 +19,7 @@ from uadctl.errors import RunError, SpecError
 if TYPE_CHECKING:
     from uadctl.score import ScoreLine
 
-_CSV_COLUMNS = ("path", "status", "score", "threshold", "verdict", "map", "reason")
+_CSV_COLUMNS = ("path", "status", "score", "threshold", "verdict", "map", "reason", "p_value", "review_threshold")
 ANOMALY_FOUND = 4
 
 
@@ -35,10 +35,17 @@ def score(
         float | None, typer.Option("--threshold", help="In place of the run's. Anomalous: score >= threshold.")
     ] = None,
     only_anomalies: Annotated[
-        bool, typer.Option("--only-anomalies", help="Leave out good images. Files that could not be read stay.")
+        bool,
+        typer.Option(
+            "--only-anomalies",
+            help="Leave out good images. Those to be reviewed, and files that could not be read, stay.",
+        ),
     ] = False,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 4 if an image is anomalous.")
+    ] = False,
+    fail_on_review: Annotated[
+        bool, typer.Option("--fail-on-review", help="Exit with 4 if an image is anomalous or to be reviewed.")
     ] = False,
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE.csv|.jsonl", help="Write the lines to a file as well.")
@@ -67,7 +74,8 @@ def score(
 
     Example: uadctl score runs/20260101T120000Z-demo-0123abcd new/ --json
 
-    Exit codes: 1 if a file could not be scored, 4 with --fail-on-anomaly if one is anomalous; 1 wins.
+    Exit codes: 1 if a file could not be scored, 4 with --fail-on-anomaly if one is anomalous, with --fail-on-review
+    also if one is to be reviewed; 1 wins.
     """
     screen.configure(quiet=quiet, debug=debug)
     if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
@@ -83,19 +91,26 @@ def score(
     import msgspec
 
     from uadctl.runs.fitted import load
+    from uadctl.score import describe
     from uadctl.score import score as score_images
 
     fitted = load(unit, device=device or spec.run.device)
     tiling = o.tiling(tile_size, tile_stride, tile_reduce, like=fitted.calibration.tiling)
     if threshold is None and fitted.calibration.image.value is None:
         reason = fitted.calibration.image.reason
-        if fail_on_anomaly:
-            raise RunError(
-                f"--fail-on-anomaly needs a threshold, and this run has none: {reason}", help="Give --threshold."
-            )
+        if fail_on_anomaly or fail_on_review:
+            option = "--fail-on-anomaly" if fail_on_anomaly else "--fail-on-review"
+            raise RunError(f"{option} needs a threshold, and this run has none: {reason}", help="Give --threshold.")
         if not quiet:
             screen.message("warning", f"this run has no threshold, verdicts are null: {reason}")
-    broken = anomalous = 0
+    if fail_on_review and (threshold is not None or fitted.calibration.review is None):
+        why = "--threshold stands alone" if threshold is not None else "this run has none"
+        raise SpecError(
+            f"--fail-on-review needs a review threshold, and {why}",
+            help="Set one: uadctl calibrate RUN --review-alpha A; or give --fail-on-anomaly.",
+        )
+    used = describe(fitted.calibration) if threshold is None else []
+    broken = anomalous = reviewed = 0
     with screen.progress(device=o.show_device(device or spec.run.device)) as progress, _writing(output) as file:
         lines = score_images(
             fitted,
@@ -109,8 +124,11 @@ def score(
             tiling=tiling,
         )
         for line in lines:
+            while used:  # once it is clear that there is something to judge
+                screen.note(used.pop(0), kind="note")
             broken += line.status == "error"
             anomalous += line.verdict == "anomaly"
+            reviewed += line.verdict == "review"
             if only_anomalies and line.verdict == "good":
                 continue
             encoded = msgspec.json.encode(line).decode()
@@ -119,17 +137,18 @@ def score(
             print_lines(encoded if json_ else _for_people(line))
     if broken:
         raise typer.Exit(1)
-    if fail_on_anomaly and anomalous:
+    if (anomalous and (fail_on_anomaly or fail_on_review)) or (reviewed and fail_on_review):
         raise typer.Exit(ANOMALY_FOUND)
 
 
 def _for_people(line: ScoreLine) -> str:
     path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.path)
     if line.status == "error":
-        return f"{'error':<8}{'-':>12}  {path}  ({line.reason})"
+        return f"{'error':<8}{'-':>12}{'-':>10}  {path}  ({line.reason})"
     # Rounded down: a printed score given back as --threshold is anomalous.
     score = math.floor((line.score or 0.0) * 10_000) / 10_000
-    return f"{line.verdict or '-':<8}{score:>12.4f}  {path}"
+    rank = "-" if line.p_value is None else f"p={line.p_value:.2g}"
+    return f"{line.verdict or '-':<8}{score:>12.4f}{rank:>10}  {path}"
 
 
 def _csv_row(line: ScoreLine) -> str:

@@ -119,6 +119,28 @@ def load(where: Where, category: str) -> Dataset:
     )
 
 
+def labelled_images(file: str, category: str) -> tuple[Sample, ...]:
+    """The images of a manifest that says nothing but what they are: normal, or anomalous with or without masks.
+
+    category: whose images; a manifest of a single category is all of that one, whatever it is called there. The column
+    split may be left out, and a category needs no training image: of the splits nothing is made here, and samples have
+    the split validation.
+
+    Raises DataError where the category is missing, LayoutError with every problem as `load` does, images of unknown
+    label included.
+    """
+    manifest = _understood(manifest_file(file), _content(file), of_labels=True)
+    _raise_wrong_text(manifest)
+    found = list(manifest.by_category)
+    if len(found) == 1:
+        category = found[0]
+    check_category(file, category, found)
+    samples, problems = _samples(manifest, category)
+    if problems:
+        raise _layout_error(manifest, problems)
+    return tuple(samples)
+
+
 def manifest_kind(path: str | os.PathLike[str]) -> Literal["csv", "json"] | None:
     """How a file of this name is read and written, by its suffix in any case; None if it is no manifest's."""
     suffix = PurePath(path).suffix.lower()
@@ -180,6 +202,7 @@ class _Manifest:
     """A manifest as far as it could be understood.
 
     file:     as the user typed it. default_category: of rows that name none.
+    of_labels: whether it is read for the labels alone, see `labelled_images`.
     rows:     all of them, sound or not.
     by_category: those whose category is known, by its name; sorted by the bytes of that.
     problems: line and what is wrong with it.
@@ -187,6 +210,7 @@ class _Manifest:
 
     file: str
     default_category: str
+    of_labels: bool = False
     rows: list[_Row] = field(default_factory=list)
     by_category: dict[str, list[_Row]] = field(default_factory=dict)
     problems: list[tuple[int, Problem]] = field(default_factory=list)
@@ -267,8 +291,8 @@ def _understood_once(file: str, stamp: tuple[int, ...]) -> _Manifest:
 
 
 @lru_cache(maxsize=1)
-def _understood(file: str, data: bytes) -> _Manifest:
-    manifest = _Manifest(file, name_from(PurePath(file).stem.strip()).strip())
+def _understood(file: str, data: bytes, of_labels: bool = False) -> _Manifest:
+    manifest = _Manifest(file, name_from(PurePath(file).stem.strip()).strip(), of_labels)
     text = _text(file, data)
     rows = _csv_rows(manifest, text) if manifest_kind(file) == "csv" else _json_rows(manifest, text)
     for line, cells in rows:
@@ -276,8 +300,9 @@ def _understood(file: str, data: bytes) -> _Manifest:
     if not manifest.rows and not manifest.problems:
         raise LayoutError([Problem(f"{file}: lists no image", f"Its columns: {', '.join(COLUMNS)}")])
     _sort_by_category(manifest)
-    _check_categories(manifest)
-    _check_groups(manifest)
+    if not of_labels:
+        _check_categories(manifest)
+        _check_groups(manifest)
     return manifest
 
 
@@ -347,7 +372,8 @@ def _header(manifest: _Manifest, line: int, cells: Sequence[str]) -> list[str | 
             manifest.wrong(line, *_unknown("column", cell.strip()))
             meant.add(nearest(name, COLUMNS))
         names.append(name if name in COLUMNS and name not in names else None)
-    absent = [name for name in _REQUIRED if name not in names]
+    required = ("path",) if manifest.of_labels else _REQUIRED
+    absent = [name for name in required if name not in names]
     for name in absent:
         if name not in meant:
             manifest.wrong(
@@ -412,7 +438,7 @@ def _add_row(manifest: _Manifest, line: int, cells: Mapping[str, object]) -> Non
     before = len(manifest.problems)
     say = partial(manifest.wrong, line)
     path = _string(say, "path", cells.get("path"), is_path=True)
-    split = _split(say, cells.get("split"))
+    split: Any = "validation" if manifest.of_labels else _split(say, cells.get("split"))
     defect = _word(say, "defect", cells.get("defect"))
     label = _label(say, cells.get("label"), defect)
     masks = _masks(say, cells.get("mask"), parted=manifest_kind(manifest.file) == "csv")
@@ -428,9 +454,11 @@ def _add_row(manifest: _Manifest, line: int, cells: Mapping[str, object]) -> Non
         whose = "a normal image" if label == 0 else "an image of unknown label"
         say(f"{whose} has no mask, found {shown(masks[0])}", "Only anomalous images have masks.")
     if label == -1 and split in ("train", "validation"):
+        which = "an" if manifest.of_labels else "a training" if split == "train" else "a validation"
         say(
-            f"{'a training' if split == 'train' else 'a validation'} image of unknown label",
-            "Write its label: 0 if it is normal, 1 if it is anomalous. An image without can only be tested on.",
+            f"{which} image of unknown label",
+            "Write its label: 0 if it is normal, 1 if it is anomalous."
+            + ("" if manifest.of_labels else " An image without can only be tested on."),
         )
     manifest.rows.append(
         _Row(
@@ -654,7 +682,7 @@ def _seen_before(
         roles = (row.split, row.label, other.split, other.label)
         if BAD in roles or roles[:2] == roles[2:]:
             return [(f"{told} is listed in line {other.line} already{known_as}", "Keep one of the rows.")]
-        fact = f"{told} is {_role(row)} here, and {_role(other)} in line {other.line}{known_as}"
+        fact = f"{told} is {_role(manifest, row)} here, and {_role(manifest, other)} in line {other.line}{known_as}"
         return [(fact, "An image may have one role only.")]
     other = names.setdefault(relative, row)
     if other is not row:
@@ -703,9 +731,10 @@ def _file(path: str) -> _File:
     return facts.st_dev, facts.st_ino
 
 
-def _role(row: _Row) -> str:
+def _role(manifest: _Manifest, row: _Row) -> str:
     what = {0: "a normal", 1: "an anomalous"}.get(row.label, "an unlabelled")
-    return f"{what} {'training' if row.split == 'train' else row.split} image"
+    split = "" if manifest.of_labels else "training " if row.split == "train" else f"{row.split} "
+    return f"{what} {split}image"
 
 
 # --- writing

@@ -16,6 +16,7 @@ from uadctl.metrics.image import (
 )
 from uadctl.metrics.intervals import percentile_interval
 from uadctl.metrics.official import CategoryMetrics, Measurement
+from uadctl.metrics.paired import LOWER_IS_BETTER, holm, mean_replicates, paired_interval, wilcoxon_signed_rank
 from uadctl.metrics.pixel import (
     PixelMetrics,
     compute_aupro,
@@ -47,6 +48,10 @@ __all__ = [
     "bootstrap_weights",
     "resample_image_metrics",
     "percentile_interval",
+    "paired_interval",
+    "mean_replicates",
+    "wilcoxon_signed_rank",
+    "holm",
     "CategoryMetrics",
     "Measurement",
     "is_anomalous",
@@ -66,4 +71,5 @@ __all__ = [
     "THRESHOLD_METRICS",
     "RATE_COUNTS",
     "COUNTED",
+    "LOWER_IS_BETTER",
 ]

@@ -7,9 +7,10 @@ category stand those of each kind of defect, those of parts that several images 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,11 @@ class Measurement:
                 figure is None the entry has one key more, reasons: name -> why, for exactly the names that are None.
     intervals:  metric -> its 95 % interval, for every metric that is a number but tp, fp, fn and tn; None where most
                 resamples leave it undefined. {} without a bootstrap.
+    replicates: the same metrics -> (R,) float64, their values in each resample, NaN where it leaves them undefined.
+                {} without a bootstrap.
+    images:     SHA-256, in hex, over what the resamples are drawn from: the images' names, labels, groups and strata
+                in their order. Where it and the seed are equal, so are the draws: two runs can be compared resample by
+                resample. None without a bootstrap.
     """
 
     metrics: Metrics
@@ -72,6 +78,8 @@ class Measurement:
     bounds: dict[str, float]
     by_defect: dict[str, KindFigures]
     intervals: dict[str, tuple[float, float] | None]
+    replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)  # arrays have no one ==
+    images: str | None = None
 
 
 class CategoryMetrics:
@@ -89,7 +97,8 @@ class CategoryMetrics:
     pixel_threshold: of maps, for SegF1 and ClassF1: a pixel is anomalous iff its score >= pixel_threshold.
     saturations: for sPRO: whether the category says how much of each defect is enough.
     bootstrap:  resamples for the intervals; 0: none.
-    seed:       of the resamples, 0 or more; the same seed and images give the same intervals.
+    seed:       of the resamples, 0 or more; the same seed and images give the same resamples. The verbs leave it at 0,
+                whatever the seed of the run: then all runs on these images draw alike, and compare in pairs.
 
     Intervals are percentile intervals over resamples of the images, or where images have groups of the parts with all
     their views (a cluster bootstrap). As many good and as many defect ones are drawn as there are; by the protocol
@@ -172,7 +181,16 @@ class CategoryMetrics:
         file cannot be read; the image is then not counted, unless the file broke after it was looked at.
         """
         has_map = anomaly_map is not None
-        seen = _View(sample.label, sample.defect, sample.group, score, has_map, mask is not None, bool(defects))
+        seen = _View(
+            relative=sample.relative,
+            label=sample.label,
+            kind=sample.defect,
+            group=sample.group,
+            score=score,
+            has_map=has_map,
+            has_mask=mask is not None,
+            has_saturations=bool(defects),
+        )
         called, parts, saturated = None, None, None
         if seen.label >= 0 and anomaly_map is not None:
             pair = None
@@ -214,12 +232,15 @@ class CategoryMetrics:
             self._verdicts.metrics(has_masks=self._has_masks) if self._verdicts is not None else Metrics({}),
             self._of_groups(),
         )
+        replicates = self._replicates(metrics.metrics)
         return Measurement(
             metrics=metrics,
             pixel_mode=self._mode,
             bounds=_bounds(pixels, spro),
             by_defect=self._by_defect(pixels, spro),
-            intervals=self._intervals(metrics.metrics),
+            intervals={name: percentile_interval(values) for name, values in replicates.items()},
+            replicates=replicates,
+            images=self._drawn_from() if self._bootstrap else None,
         )
 
     # -- the figures of the category
@@ -323,7 +344,8 @@ class CategoryMetrics:
         names += GROUP_METRICS if any(view.group is not None for view in self._views) else ()
         counts = {"images": 0, "normal_images": 0, "defect_images": 0}
         reason = f"the split has no ground truth ({len(self._views)} images)"
-        return Measurement(undefined(names, reason, counts=counts), self._mode, {}, {}, {})
+        images = self._drawn_from() if self._bootstrap else None
+        return Measurement(undefined(names, reason, counts=counts), self._mode, {}, {}, {}, images=images)
 
     # -- kind by kind
 
@@ -389,7 +411,8 @@ class CategoryMetrics:
 
     # -- resamples
 
-    def _intervals(self, metrics: Mapping[str, float | int | None]) -> dict[str, tuple[float, float] | None]:
+    def _replicates(self, metrics: Mapping[str, float | int | None]) -> dict[str, NDArray[np.float64]]:
+        """Every metric that is a number, in each resample; in the order of the metrics."""
         if not self._bootstrap:
             return {}
         found: dict[str, list[NDArray[np.float64]]] = {}
@@ -398,10 +421,18 @@ class CategoryMetrics:
             for name, values in self._resampled(weights, unit).items():
                 found.setdefault(name, []).append(values)
         return {
-            name: percentile_interval(np.concatenate(found[name]))
-            for name, value in metrics.items()
-            if value is not None and name in found
+            name: np.concatenate(found[name]) for name, value in metrics.items() if value is not None and name in found
         }
+
+    def _drawn_from(self) -> str:
+        """SHA-256 over the images, each with the part that it shows and what that part is drawn with."""
+        unit = self._units()
+        strata = self._strata(unit)
+        digest = hashlib.sha256()
+        for part, view in zip(unit.tolist(), self._views, strict=True):
+            facts = f"{view.relative}\0{view.label}\0{part}\0{strata[part]}\0"
+            digest.update(facts.encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def _strata(self, unit: NDArray[np.int64]) -> list[str]:
         """What each part, or image, is drawn with: its label, and the sort of its defect where the protocol has any."""
@@ -469,8 +500,9 @@ def sort_of(kind: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is kept of an image: `Sample`'s label, kind of defect and group, its score, and what `add` was given."""
+    """What is kept of an image: `Sample`'s name, label, kind of defect, group; its score, and what `add` was given."""
 
+    relative: str
     label: int
     kind: str
     group: str | None

@@ -41,6 +41,16 @@ _MOST_PANELS = 2  # beside each other
 
 
 @dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing with its words. svg: "" where there is none, and `absent` says why."""
+
+    title: str
+    svg: str
+    absent: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Course:
     """How figures move with the severity of one corruption.
 
@@ -92,12 +102,19 @@ def precision_recall_chart(curve: ImageCurve, at: AtThreshold | None, *, key: st
         return _svg(figure, alt)
 
 
-def score_chart(groups: Mapping[str, NDArray[np.float64]], threshold: float | None, *, key: str, alt: str) -> str:
-    """How the scores are spread: a row a group on one score axis, the threshold through all of them; inline SVG.
+def score_chart(
+    groups: Mapping[str, NDArray[np.float64]],
+    threshold: float | None,
+    *,
+    key: str,
+    alt: str,
+    review: float | None = None,
+) -> str:
+    """How the scores are spread: a row a group on one score axis, the thresholds through all of them; inline SVG.
 
     groups: "defect", "normal", "calibration" -> (n,) finite scores; drawn in this order, empty ones left out. At least
         one score in all.
-    threshold: a bin edge lies on it, so that no bar stands on both sides.
+    threshold: a bin edge lies on it, so that no bar stands on both sides. review: a second one, dotted.
     """
     shown = {name: values for name, values in groups.items() if values.size}
     edges = score_bins(np.concatenate(list(shown.values())), threshold)
@@ -112,8 +129,13 @@ def score_chart(groups: Mapping[str, NDArray[np.float64]], threshold: float | No
             axes.set_title(f"{name} ({values.size})", loc="left", fontsize=9, fontweight="bold", pad=2)
             if threshold is not None:
                 axes.axvline(threshold, color=_STAND_INS["limit"], linewidth=1.6, linestyle=(0, (5, 2)))
-        rows[-1].set_xlim(edges[0], edges[-1])
-        rows[-1].set_xlabel("image score" if threshold is None else "image score; the dashed line is the threshold")
+            if review is not None:
+                axes.axvline(review, color=_STAND_INS["limit"], linewidth=1.6, linestyle=(0, (1, 1.6)))
+        low = edges[0] if review is None else min(edges[0], review - (edges[1] - edges[0]))
+        rows[-1].set_xlim(low, edges[-1])
+        lines = "" if threshold is None else "; dashed: the threshold"
+        lines += "" if review is None else ", dotted: that of review"
+        rows[-1].set_xlabel(f"image score{lines}")
         rows[len(rows) // 2].set_ylabel("images")
         return _svg(figure, alt)
 

@@ -12,7 +12,7 @@ from uadctl import __version__
 from uadctl.atomic import replacing
 from uadctl.records import Region, Size
 
-_CATEGORY = {"id": 1, "name": "anomaly", "supercategory": ""}
+_CATEGORIES = ("anomaly", "review")
 
 # Directions clockwise from west, as (dy, dx). Beyond the even ones lies a side of the pixel; walked clockwise it starts
 # at this corner, as (dy, dx) from the pixel's top left one.
@@ -43,7 +43,7 @@ def writing_coco(path: str | Path, *, threshold: float) -> Iterator[CocoFile]:
             "pixel_threshold": threshold,
             "errors": document.errors,
         }
-        file.write(f'\n],\n"categories": [{_strict(_CATEGORY)}],\n"licenses": [],\n"info": {_strict(info)}}}\n')
+        file.write(f'\n],\n"categories": {_strict(document.categories)},\n"licenses": [],\n"info": {_strict(info)}}}\n')
         file.flush()
 
 
@@ -55,6 +55,13 @@ class CocoFile:
         self.errors: list[dict[str, str]] = []
         self._file = file
         self._annotations = 0
+        self._review = False
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """Of the annotations: that of anomalies, and that of regions to be reviewed if there is any."""
+        names = _CATEGORIES if self._review else _CATEGORIES[:1]
+        return [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(names, start=1)]
 
     def add(self, name: str, size: Size, regions: Iterable[Region], *, exact: str | None = None) -> None:
         """An image and its regions; without regions it is there as one in which nothing was found.
@@ -66,6 +73,7 @@ class CocoFile:
         )
         for region in regions:
             self._annotations += 1
+            self._review |= region.verdict == "review"
             row = {"id": self._annotations, "image_id": len(self.images), **_annotation(region)}
             self._file.write(("," if self._annotations > 1 else "") + "\n" + _strict(row))
 
@@ -110,7 +118,7 @@ def _steps(contour: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
 def _annotation(region: Region) -> dict[str, Any]:
     top, left, bottom, right = region.box
     return {
-        "category_id": 1,
+        "category_id": _CATEGORIES.index(region.verdict) + 1,
         "bbox": [left, top, right - left, bottom - top],
         "area": region.area,
         "segmentation": [] if region.contour is None else [outline(region.contour)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,7 +15,9 @@ import msgspec
 
 from uadctl.errors import RunError
 from uadctl.runs.folder import SCORE_COLUMNS, RunFolder, Status, UnitFolder, read_document
+from uadctl.runs.gate import Compared, Pair
 from uadctl.spec import RunSpec, variants
+from uadctl.thresholds.record import Expected, Tail
 
 _T = TypeVar("_T")
 
@@ -43,11 +46,26 @@ class RunFacts(msgspec.Struct, frozen=True):
     models: dict[str, dict[str, dict[str, Any]]] = {}
 
 
+class LabelledFacts(msgspec.Struct, frozen=True):
+    """What a threshold that was chosen with labelled defects rests on; `uadctl.thresholds.record.Labelled` says what
+    its fields mean."""
+
+    objective: str
+    defects: int
+    separable: bool
+    folds: int
+    cost_miss: float | None = None
+    cost_false_alarm: float | None = None
+    miss_rate: float | None = None
+    false_alarm_rate: float | None = None
+    data: str | None = None
+
+
 class Limit(msgspec.Struct, frozen=True):
-    """The image threshold of thresholds.json; `uadctl.thresholds.Threshold` says what its fields mean.
+    """A threshold of thresholds.json; `uadctl.thresholds.Threshold` says what its fields mean.
 
     Read without its closed lists of methods and sources, so that a report can show a run whose threshold was chosen
-    in a way that this version does not know.
+    in a way that this version does not know. In files of before 0.8 the last four are not there.
     """
 
     value: float | None
@@ -56,13 +74,49 @@ class Limit(msgspec.Struct, frozen=True):
     n: int = 0
     source: str | None = None
     reason: str | None = None
+    delta: float | None = None
+    guarantee: str | None = None
+    tail: Tail | None = None
+    labelled: LabelledFacts | None = None
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """What the pixels of normal maps look like, and the threshold of maps; `uadctl.runs.fitted.PixelScale` says what
+    the fields mean."""
+
+    mean: float
+    std: float
+    threshold: float
+    sigmas: float | None = None
+    chosen: Limit | None = None
+    review: Limit | None = None
 
 
 class Calibrated(msgspec.Struct, frozen=True):
-    """thresholds.json: the image threshold and the normal scores that it comes from."""
+    """thresholds.json: the image threshold and the normal scores that it comes from.
+
+    pixel: None where there are no maps. review, expected, data: None in files of before 0.8.
+    """
 
     image: Limit
     scores: tuple[float, ...] = ()
+    pixel: Scale | None = None
+    review: Limit | None = None
+    expected: Expected | None = None
+    data: str | None = None
+
+    @property
+    def review_value(self) -> float | None:
+        """The second, lower threshold; None where there is none."""
+        return None if self.review is None else self.review.value
+
+    def judges(self, score: float) -> str | None:
+        """The verdict on a score: "anomaly", "review" or "good"; None without a threshold."""
+        if self.image.value is None:
+            return None
+        if score >= self.image.value:
+            return "anomaly"
+        return "review" if self.review_value is not None and score >= self.review_value else "good"
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -119,19 +173,34 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 class BrokenLimit(msgspec.Struct, frozen=True):
-    """A limit of the gate that does not hold, and why; no category means the mean over all."""
+    """A limit of the gate that does not hold, and why; no category means the mean over all, and then no seed."""
 
     label: str
     reason: str
     category: str | None = None
+    seed: int | None = None
 
 
 class Gate(msgspec.Struct, frozen=True):
-    """gate.json: how many limits were checked, and those that are broken."""
+    """gate.json: how many limits were checked, and those that are broken.
+
+    baseline: the file that the run was held against, as it was named. accepted: the run was made the baseline.
+    regressions: every comparison with it, whether it is worse or not; empty without one, and in runs of before 0.8.
+    models: pairs of the run's own models.
+    """
 
     passed: bool
     limits: int
     broken: tuple[BrokenLimit, ...] = ()
+    regressions: tuple[Compared, ...] = ()
+    baseline: str | None = None
+    accepted: bool = False
+    models: tuple[Pair, ...] = ()
+
+    @property
+    def worse(self) -> tuple[Compared, ...]:
+        """The comparisons that are regressions, accepted or not."""
+        return tuple(one for one in self.regressions if one.reason is not None)
 
 
 class OfSeeds(msgspec.Struct, frozen=True):
@@ -155,7 +224,7 @@ class _Timing(msgspec.Struct, frozen=True):
 class Row:
     """One image of scores.csv. label: 0 normal, 1 anomalous, -1 unknown. reason: why it has no score.
 
-    overlay: its picture with the map, or None where none was drawn.
+    overlay: its picture with the map, or None where none was drawn. map: the map itself, or None where it is not kept.
     """
 
     path: str
@@ -167,6 +236,17 @@ class Row:
     verdict: str | None
     reason: str | None
     overlay: Path | None
+    map: Path | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether it shows a defect and is not called anomalous; one that is to be looked at is missed as well."""
+        return self.label == 1 and self.verdict is not None and self.verdict != "anomaly"
+
+    @property
+    def false_alarm(self) -> bool:
+        """Whether it is normal and called anomalous."""
+        return self.label == 0 and self.verdict == "anomaly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +255,8 @@ class Unit:
 
     measured: None where nothing was measured (fit only) or the unit did not come to its end.
     calibrated: its thresholds now; None where the unit is not finished.
-    measured_with: the thresholds that its verdicts were made with; other than `calibrated` if the threshold has been
-        replaced since. None where nothing was measured, or they are not among those kept.
+    measured_with: the thresholds that its verdicts and its figures of pixels were made with; other than `calibrated` if
+        any has been replaced since. None where nothing was measured, or they are not among those kept.
     rows: of scores.csv, in its order; empty where nothing was scored.
     robustness: None where it was not asked for.
     """
@@ -285,17 +365,36 @@ def _read_unit(folder: UnitFolder, costs: Costs | None) -> Unit:
             robustness = _convert(folder.read("robustness"), Robustness, folder.path / "robustness.json")
         if measured is not None:
             rows = tuple(_read_rows(folder, folder.path / "scores.csv"))
-            limit = next((row.threshold for row in rows if row.threshold is not None), None)
-            measured_with = calibrated if calibrated.image.value == limit else _kept(folder, limit)
+            measured_with = calibrated if _made_with(calibrated, rows, measured) else _kept(folder, rows, measured)
     return Unit(folder, status, measured, calibrated, measured_with, rows, costs, robustness)
 
 
-def _kept(folder: UnitFolder, limit: float | None) -> Calibrated | None:
-    """Of the thresholds that were replaced, the oldest with this value."""
+def _made_with(found: Calibrated, rows: Sequence[Row], measured: Measured) -> bool:
+    """Whether the verdicts and the figures of pixels are those of these thresholds."""
+    return same_verdicts(found, rows) and same_pixels(found, measured)
+
+
+def same_pixels(found: Calibrated, measured: Measured) -> bool:
+    """Whether maps were measured at this pixel threshold; True where either is not known."""
+    if found.pixel is None or measured.pixel_threshold is None:
+        return True
+    return found.pixel.threshold == measured.pixel_threshold
+
+
+def same_verdicts(found: Calibrated, rows: Sequence[Row]) -> bool:
+    """Whether the verdicts on images are those of these thresholds."""
+    limit = next((row.threshold for row in rows if row.threshold is not None), None)
+    return found.image.value == limit and all(
+        row.score is None or row.verdict == found.judges(row.score) for row in rows
+    )
+
+
+def _kept(folder: UnitFolder, rows: Sequence[Row], measured: Measured) -> Calibrated | None:
+    """Of the thresholds that were replaced, the oldest that the unit was measured with."""
     numbered = {path.name.split(".")[1]: path for path in folder.path.glob("thresholds.*.json")}
     for number in sorted((n for n in numbered if n.isdecimal()), key=int):
         found = _convert(read_document(numbered[number]), Calibrated, numbered[number])
-        if found.image.value == limit:
+        if _made_with(found, rows, measured):
             return found
     return None
 
@@ -320,16 +419,37 @@ def _read_rows(folder: UnitFolder, file: Path) -> list[Row]:
                     split=cell["split"],
                     label=int(cell["label"]),
                     defect=cell["defect"],
-                    score=float(cell["score"]) if cell["score"] else None,
-                    threshold=float(cell["threshold"]) if cell["threshold"] else None,
+                    score=_finite(cell, "score"),
+                    threshold=_finite(cell, "threshold"),
                     verdict=cell["verdict"] or None,
                     reason=cell["reason"] or None,
                     overlay=_overlay(folder, cell["map"]),
+                    map=_map(folder, cell["map"]),
                 )
             )
         except ValueError as error:
             raise RunError(f"{file}: damaged: line {reader.line_num}: {error}") from error
     return rows
+
+
+def _finite(cell: dict[str, str], column: str) -> float | None:
+    """A number of a row, None where the cell is empty; ValueError for what is none, NaN and infinity too."""
+    text = cell[column]
+    if not text:
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {text}; expected a finite number")
+    return value
+
+
+def _map(folder: UnitFolder, map_name: str) -> Path | None:
+    """Only what lies below maps/ of the unit."""
+    place = PurePosixPath(map_name)
+    if place.parts[:1] != ("maps",) or ".." in place.parts:
+        return None
+    file = folder.path / place
+    return file if file.is_file() else None
 
 
 def _overlay(folder: UnitFolder, map_name: str) -> Path | None:

@@ -19,10 +19,11 @@ from msgspec import inspect as types
 from uadctl.records import Tiling
 from uadctl.runs.fitted import PixelScale
 from uadctl.runs.folder import RunStatus
-from uadctl.runs.gate import Checked
+from uadctl.runs.gate import Checked, Compared, Pair
+from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.schema import DRAFT
 from uadctl.spec.signature import _documented
-from uadctl.thresholds import Threshold
+from uadctl.thresholds import Expected, Threshold
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -277,30 +278,100 @@ class MetricsDocument(Document, kw_only=True):
 
 
 class GateDocument(Document, kw_only=True):
-    """gate.json of a run whose spec has a gate.
+    """gate.json of a run whose spec has a gate, or that was held against a baseline.
 
-    passed: every limit holds.
+    passed: every limit holds, and no metric is worse than the baseline or that was accepted.
     limits: how many there are.
     broken: those that do not hold.
+    baseline: the file that the run was held against, as it was named; null without one. Absent before 0.8.
+    accepted: the run was made the baseline, so that what is worse than the old one breaks nothing. Absent before 0.8.
+    regressions: every comparison with the baseline; those with a reason are regressions. Absent before 0.8.
+    models: every pair of the run's models by three metrics, over its categories. Absent before 0.8.
     """
 
     passed: bool
     limits: Count
     broken: list[Checked]
+    baseline: str | UnsetType | None = UNSET
+    accepted: bool | UnsetType = UNSET
+    regressions: list[Compared] | UnsetType = UNSET
+    models: list[Pair] | UnsetType = UNSET
+
+
+class ReplicatesDocument(Document, kw_only=True):
+    """replicates.json of a unit: its metrics in each bootstrap resample of the test images.
+
+    images: SHA-256 over the images that are drawn from, by name, label and group; where two files agree, resample r of
+        both is of the same images, so that their metrics can be compared in pairs.
+    resamples: how many.
+    metrics: by name, that of each resample in nine digits; null where a resample leaves it undefined.
+    """
+
+    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    resamples: Annotated[int, Meta(ge=1)]
+    metrics: dict[str, list[float | None]]
+
+
+class Kept(Struct, kw_only=True):
+    """What one model measured in one category, as a baseline keeps it.
+
+    images: as in replicates.json.
+    data: SHA-256 over names, labels and bytes of the test images and their masks.
+    seeds: of the runs that all figures are means of.
+    metrics: by name, the mean over the seeds; null unless every seed defines it.
+    replicates: by metric its mean over the seeds in each resample; null where undefined.
+    """
+
+    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    data: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    seeds: list[Count]
+    metrics: dict[str, float | None]
+    replicates: dict[str, list[float | None]]
+
+
+class BaselineDocument(Document, kw_only=True):
+    """The file that `bench --update-baseline` writes and `bench --gate` reads.
+
+    uadctl: the version that measured it.
+    hash: of the run's spec, as in run.json.
+    run: the name of the run.
+    resamples: how many there are of each metric.
+    protocol, fpr_limits: from [metrics].
+    results: by category and label.
+    """
+
+    uadctl: str
+    hash: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+    run: str
+    resamples: Annotated[int, Meta(ge=1)]
+    protocol: str
+    fpr_limits: list[float]
+    results: dict[str, dict[str, Kept]]
 
 
 class ThresholdsDocument(Document, kw_only=True):
     """thresholds.json of a unit: its image threshold, its pixel scale, and the normal scores they come from.
 
+    review: a lower threshold of image scores: from here up to the other an image is to be reviewed; null where there is
+        none.
+    expected: the shares of new images that each verdict is expected to get; null without a threshold.
     pixel: null where no calibration map was made.
     scores: of normal images that the model does not contain, ascending.
+    maxima: the highest pixel of each of their maps, ascending. Absent before 0.8.
+    data: SHA-256 over the bytes of these images.
     tiling: how the scored images were cut into tiles; null where they were not.
+    postprocess: of maps, where it was tuned with labelled defects; null: as the model was fitted with.
     """
 
     image: Threshold
+    review: Threshold | None = None
+    expected: Expected | None = None
     pixel: PixelScale | None
     scores: list[float]
+    maxima: list[float] | UnsetType = UNSET
+    data: str | None = None
     tiling: Tiling | None = None
+    postprocess: PostprocessTable | None = None
 
 
 class Timing(Struct, kw_only=True):
@@ -571,12 +642,22 @@ DOCUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "parity": (ParityDocument,),
     "anomalib": (ProtocolDocument,),
     "robustness": (RobustnessDocument,),
+    "replicates": (ReplicatesDocument,),
+    "baseline": (BaselineDocument,),
 }
-"""By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's."""
+"""By the name of the file without .json: the forms that it can have, in the run's folder and in a unit's. A
+baseline lies where its user wants it."""
 
 _BESIDE: Final = (Measured, Failed)
 # Fields with a default that files of before this version lack.
-_NEW: Final = {(PixelScale, "sigmas"): "0.4", (PixelScale, "normalize"): "0.7", (ThresholdsDocument, "tiling"): "0.7"}
+_NEW: Final[dict[tuple[type, str], str]] = {
+    (PixelScale, "sigmas"): "0.4",
+    (PixelScale, "normalize"): "0.7",
+    (ThresholdsDocument, "tiling"): "0.7",
+    **{(ThresholdsDocument, name): "0.8" for name in ("review", "expected", "data", "postprocess")},
+    **{(PixelScale, name): "0.8" for name in ("chosen", "review")},
+    **{(Threshold, name): "0.8" for name in ("delta", "guarantee", "tail", "labelled")},
+}
 
 
 def document_schema(name: str) -> dict[str, Any]:

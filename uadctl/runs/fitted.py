@@ -21,10 +21,13 @@ from uadctl.records import Size, Tiling
 from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
 from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.signature import rebuild_model
-from uadctl.thresholds import Threshold
+from uadctl.thresholds import Asked, Expected, Source, Threshold, choose, doubt_of_tail, expected_shares
+
+# The threshold of maps lies so many standard deviations above the mean where nothing else can be chosen.
+_SIGMAS = 3.0
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from uadctl.models.base import Detector
     from uadctl.spec.grammar import CalibrationTable, PreprocessTable
@@ -40,6 +43,9 @@ class PixelScale:
     sigmas: the threshold is the mean and so many times std; None where the spec gave the threshold itself.
     normalize: mean and std of the maps before they are normalised, where they are: all other figures are of maps
         after that. None: maps are not normalised.
+    chosen: how the threshold was chosen from the highest pixels of normal maps, or with labelled defects; None where it
+        is so many standard deviations, or given.
+    review: pixels at or above this lower threshold are worth a look; None where there is none.
     """
 
     mean: float
@@ -49,30 +55,98 @@ class PixelScale:
     n: int
     sigmas: float | None = 3.0
     normalize: tuple[float, float] | None = None
+    chosen: Threshold | None = None
+    review: Threshold | None = None
 
     @classmethod
-    def of(cls, pixels: PixelCalibration, table: CalibrationTable, *, normalize: bool = False) -> PixelScale | None:
+    def of(
+        cls,
+        pixels: PixelCalibration,
+        table: CalibrationTable,
+        *,
+        normalize: bool = False,
+        source: Source,
+    ) -> PixelScale | None:
         """The scale of these pixels, its threshold as the spec's table wants it; None if there are none.
 
         pixels: of maps that are not normalised yet. normalize: whether they will be; a threshold that the spec gives
-        is one of normalised maps then.
+        is one of normalised maps then. source: of the maps, for a threshold that is chosen from their highest pixels;
+        one that cannot be chosen has its reason in `chosen`, and 3 standard deviations take its place.
         """
         if not pixels.n:
             return None
         mean, std = (pixels.mean, pixels.std) if normalize and pixels.std > 0 else (0.0, 1.0)
         wanted = table.pixel_threshold
         if wanted is None:
-            wanted = (pixels.threshold(3.0 if table.pixel_sigmas is None else table.pixel_sigmas) - mean) / std
+            wanted = (pixels.threshold(_SIGMAS if table.pixel_sigmas is None else table.pixel_sigmas) - mean) / std
         # In the maps' own precision, so that "score >= threshold" is the same comparison wherever it is made.
         limit = float(np.float32(wanted))
+        normalized = (mean, std) if normalize else None
+        chosen = review = None
+        if table.pixel_alpha is not None:
+            maxima = normalized_maxima(pixels.maxima, normalized)
+            chosen, review = chosen_pair(maxima, table, table.pixel_alpha, table.pixel_review_alpha, source=source)
+            limit = limit if chosen.value is None else chosen.value
         return cls(
             (pixels.mean - mean) / std,
             pixels.std / std,
             (pixels.max - mean) / std,
             limit,
             pixels.n,
-            table.pixel_sigmas,
-            (mean, std) if normalize else None,
+            table.pixel_sigmas if chosen is None or chosen.value is not None else _SIGMAS,
+            normalized,
+            chosen,
+            review,
+        )
+
+
+def normalized_maxima(maxima: Sequence[float], normalize: tuple[float, float] | None) -> tuple[float, ...]:
+    """The highest pixel of each map, ascending, as its map has it once it is normalised by mean and std."""
+    if normalize is None:
+        return tuple(sorted(maxima))
+    scaled = AnomalyMapPostprocess(normalize=normalize)(np.array([maxima], dtype=np.float32))
+    return tuple(sorted(scaled[0].tolist()))
+
+
+def chosen_pair(
+    scores: Sequence[float],
+    table: CalibrationTable,
+    alpha: float,
+    review_alpha: float | None,
+    *,
+    source: Source,
+) -> tuple[Threshold, Threshold | None]:
+    """The threshold that normal scores give by the table's method, and the lower one of a review, if it is wanted.
+
+    What cannot be chosen has no value and the reason, such as too few scores for the method; so has a review threshold
+    that would not lie below the other.
+    """
+    chosen = _threshold_or_reason(scores, Asked(table.method, alpha, table.delta), source=source)
+    if review_alpha is None or chosen.value is None:
+        return chosen, None
+    review = _threshold_or_reason(scores, Asked(table.method, review_alpha, table.delta), source=source)
+    if review.value is not None and review.value >= chosen.value:
+        reason = f"{len(scores)} normal images do not tell a share of {review_alpha:g} from one of {alpha:g}"
+        review = Threshold(value=None, method=table.method, alpha=review_alpha, delta=table.delta, reason=reason)
+    return chosen, review
+
+
+def expected_of(scores: Sequence[float], image: Threshold, review: Threshold | None) -> Expected | None:
+    """What shares of new good images each verdict is expected to get; None without a threshold, and where one with
+    labelled defects was not cross-validated."""
+    if image.value is None or not scores:
+        return None
+    if image.labelled is not None and image.labelled.false_alarm_rate is None:
+        return None
+    return Expected(normal=expected_shares(scores, image, review))
+
+
+def _threshold_or_reason(scores: Sequence[float], asked: Asked, *, source: Source) -> Threshold:
+    try:
+        return choose(scores, asked, source=source)
+    except ValueError as error:
+        return Threshold(
+            value=None, method=asked.method, alpha=asked.alpha, delta=asked.delta, source=source, reason=str(error)
         )
 
 
@@ -83,20 +157,48 @@ class Calibration:
 
     pixel: None where no calibration map was made.
     tiling: how the scored images were cut; a threshold holds for images that are cut the same way. None: not at all.
+    review: a lower threshold of image scores: from here up to `image` one is worth a look. None: there is none.
+    maxima: the highest pixel of each normal image's map, ascending; empty where there are no maps.
+    expected: what shares of new images each verdict is expected to get; None without a threshold.
+    data: SHA-256 over the bytes of the images that the scores are of; None in files of before 0.8.
+    postprocess: of maps, where it was tuned for this calibration; None: as the model was fitted with.
     """
 
     image: Threshold
     pixel: PixelScale | None
     scores: tuple[float, ...]
     tiling: Tiling | None = None
+    review: Threshold | None = None
+    maxima: tuple[float, ...] = ()
+    expected: Expected | None = None
+    data: str | None = None
+    postprocess: PostprocessTable | None = None
 
     def document(self) -> dict[str, Any]:
         return {
             "image": msgspec.to_builtins(self.image),
+            "review": msgspec.to_builtins(self.review),
+            "expected": msgspec.to_builtins(self.expected),
             "pixel": msgspec.to_builtins(self.pixel),
             "scores": list(self.scores),
+            "maxima": list(self.maxima),
+            "data": self.data,
             "tiling": msgspec.to_builtins(self.tiling),
+            "postprocess": msgspec.to_builtins(self.postprocess),
         }
+
+    def doubts(self) -> Iterator[str]:
+        """Which thresholds are of a tail that the scores hardly have."""
+        pixel = self.pixel
+        named = {
+            "": self.image,
+            "review threshold: ": self.review,
+            "threshold of maps: ": None if pixel is None else pixel.chosen,
+            "review threshold of maps: ": None if pixel is None else pixel.review,
+        }
+        for what, threshold in named.items():
+            if threshold is not None and (doubt := doubt_of_tail(threshold.tail)) is not None:
+                yield f"{what}{doubt}"
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Calibration:
@@ -105,6 +207,11 @@ class Calibration:
             msgspec.convert(document["pixel"], PixelScale | None),
             msgspec.convert(document["scores"], tuple[float, ...]),
             msgspec.convert(document.get("tiling"), Tiling | None),
+            msgspec.convert(document.get("review"), Threshold | None),
+            msgspec.convert(document.get("maxima", ()), tuple[float, ...]),
+            msgspec.convert(document.get("expected"), Expected | None),
+            msgspec.convert(document.get("data"), str | None),
+            msgspec.convert(document.get("postprocess"), PostprocessTable | None),
         )
 
 
@@ -133,7 +240,7 @@ class Fitted:
             self.camera,
             geometry_of_tiles(self.geometry, tiling, learned_tiles=self.learned_tiles),
             tiling,
-            postprocess_of(self.postprocess, self.calibration.pixel),
+            postprocess_of(self.calibration.postprocess or self.postprocess, self.calibration.pixel),
         )
 
     def tiled(self, tiling: Tiling | None) -> Fitted:

@@ -5,7 +5,7 @@
       units/<category>/<label>/<seed>/
         status  metrics.json  scores.csv  thresholds.json  timing.json  maps/  overlays/  model/
         thresholds.1.json  thresholds.2.json  ...  parity.json  anomalib.json
-        robustness.json
+        robustness.json  replicates.json
 
 Nothing inside depends on where the folder lies.
 """
@@ -33,7 +33,7 @@ from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
 
 Status = Literal["started", "done", "failed"]
 RunStatus = Literal["started", "done", "failed", "interrupted"]
-UnitDocument = Literal["metrics", "thresholds", "timing", "parity", "anomalib", "robustness"]
+UnitDocument = Literal["metrics", "thresholds", "timing", "parity", "anomalib", "robustness", "replicates"]
 SCHEMA = 1
 
 # More units are not listed one by one where one is to be chosen.

@@ -107,6 +107,16 @@ def fingerprint(
     return {"sha256": digest.hexdigest(), "files": files, "bytes": size}
 
 
+def content_hash(paths: Iterable[str]) -> str:
+    """SHA-256 over the bytes of some files, whatever their names and their order."""
+    digests = []
+    for path in paths:
+        digest = hashlib.sha256()
+        _hash_file(path, digest)
+        digests.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
 def _hash_file(path: str, digest: Any) -> int:
     """Take the bytes of a file into a digest. Returns how many there are."""
     try:

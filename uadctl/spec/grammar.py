@@ -22,7 +22,7 @@ from uadctl.spec.camera_steps import CAMERA_STEPS, PRESETS, read_steps
 from uadctl.spec.corruptions import AUGMENTATIONS, SEVERITIES
 from uadctl.spec.operations import Operation, read_step
 from uadctl.spec.registry import DATASETS, find_dataset, find_model, no_such_dataset, no_such_model
-from uadctl.spec.values import SIZE, bytes_in, did_you_mean, shown
+from uadctl.spec.values import SIZE, bytes_in, did_you_mean, key_text, shown
 
 # Nothing that could leave a folder, end a line or reorder the text of a terminal.
 _NOT_IN_NAMES: Final = r"/\\\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
@@ -133,8 +133,8 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of all tables.
 
     rules:   see Rule.
-    instead: keys of which only one may be given; where one is, the other has no default, and one given on the
-             command line takes the place of the other in the file.
+    instead: keys of which only one may be given; where one is, the others have no default, and one given on the
+             command line takes the place of the others in the file.
     rest:    the field that takes the keys which are no field's name but fit its own key type; its entries stand in
              the table itself. None: there are no such keys.
     hints:   of keys that belong elsewhere: why they are not taken here.
@@ -142,7 +142,7 @@ class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     rules: ClassVar[tuple[Rule, ...]] = ()
-    instead: ClassVar[dict[str, str]] = {}
+    instead: ClassVar[dict[str, tuple[str, ...]]] = {}
     rest: ClassVar[str | None] = None
     hints: ClassVar[dict[str, str]] = {}
     on_one_line: ClassVar[bool] = False
@@ -235,7 +235,7 @@ class RunTable(Table, frozen=True, kw_only=True):
     engine: Annotated[Literal["local"], Meta(description="Where the units of work run.")] = "local"
 
     rules = (_once("seeds"),)
-    instead = {"seed": "seeds", "seeds": "seed"}
+    instead = {"seed": ("seeds",), "seeds": ("seed",)}
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -433,7 +433,7 @@ class PreprocessTable(Table, frozen=True, kw_only=True):
     ] = ()
 
     rules = (Rule(("resize", "crop"), _crop_fits),)
-    instead = {"size": "resize", "resize": "size"}
+    instead = {"size": ("resize",), "resize": ("size",)}
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
@@ -607,17 +607,56 @@ def _one_source(holdout: float | None, split: str | None) -> Wrong | None:
     return Wrong("holdout", f"contradicts split = {shown(split)}", "Give one of holdout and split.")
 
 
+def _delta_is_conformal(method: str, delta: float | None) -> Wrong | None:
+    if delta is None or method == "conformal":
+        return None
+    return Wrong("delta", f"has no effect with method = {shown(method)}", 'It belongs to method = "conformal".')
+
+
+def _wider(key: str, alpha: str, narrow: float | None, wide: float | None) -> Wrong | None:
+    """A review threshold lies below the other: it lets more good images reach it."""
+    if wide is None:
+        return None
+    if narrow is None:
+        return Wrong(key, f"needs {alpha}", f"Give {alpha} as well.")
+    if wide > narrow:
+        return None
+    return Wrong(key, f"must be above {alpha} (={shown(narrow)}): more images are reviewed than called anomalous")
+
+
+Share = Annotated[float, Meta(gt=0.0, lt=1.0)]
+
+
 class CalibrationTable(Table, frozen=True, kw_only=True):
     """[calibration]: where the threshold comes from; only ever from good images."""
 
     method: Annotated[
-        Literal["quantile"], Meta(description="The threshold is the (1 - alpha) quantile of normal scores.")
+        Literal["quantile", "conformal", "evt"],
+        Meta(
+            description="quantile: the (1 - alpha) quantile of normal scores. conformal: such that new normal images "
+            "reach it with probability at most alpha, from images that no part of the model has seen. evt: by a "
+            "generalised Pareto tail of the scores."
+        ),
     ] = "quantile"
     alpha: Annotated[float, Meta(gt=0.0, lt=1.0, description="Share of good images that may be called anomalous.")] = (
         0.01
     )
+    delta: Annotated[
+        Share | None,
+        Meta(
+            description='With method = "conformal": the share of good images that are called anomalous is at most '
+            "alpha with probability 1 - delta, over draws of the calibration images. Absent: in expectation."
+        ),
+    ] = None
+    review_alpha: Annotated[
+        Share | None,
+        Meta(
+            description="A second, lower threshold that this share of good images may reach: images between the two "
+            "have the verdict review. Absent: none."
+        ),
+    ] = None
     holdout: Annotated[
-        Annotated[float, Meta(gt=0.0, lt=1.0)] | None,
+        Share | None,
         Meta(
             description="Share of the training images kept out of the model for the threshold. Absent: the data set's "
             "validation images, else leave-one-out scores where the model has them. No effect on a checkpoint, which "
@@ -631,16 +670,36 @@ class CalibrationTable(Table, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0.0, le=_MOST_SIGMAS)] | None,
         Meta(
             description="The threshold of maps is the mean of all pixels of normal images' maps and so many of their "
-            "standard deviations. Absent where pixel_threshold is given."
+            "standard deviations. Absent where pixel_threshold or pixel_alpha is given."
         ),
     ] = 3.0
     pixel_threshold: Annotated[
         Annotated[float, Meta(ge=-_MOST_FLOAT32, le=_MOST_FLOAT32)] | None,
         Meta(description="Exactly this threshold of maps, instead of pixel_sigmas."),
     ] = None
+    pixel_alpha: Annotated[
+        Share | None,
+        Meta(
+            description="The threshold of maps is such that this share of good images may have a pixel that reaches "
+            "it, by method and delta, instead of pixel_sigmas."
+        ),
+    ] = None
+    pixel_review_alpha: Annotated[
+        Share | None,
+        Meta(description="A second, lower threshold of maps: its regions are worth a review. Absent: none."),
+    ] = None
 
-    rules = (Rule(("holdout", "split"), _one_source),)
-    instead = {"pixel_sigmas": "pixel_threshold", "pixel_threshold": "pixel_sigmas"}
+    rules = (
+        Rule(("holdout", "split"), _one_source),
+        Rule(("method", "delta"), _delta_is_conformal),
+        Rule(("alpha", "review_alpha"), partial(_wider, "review_alpha", "alpha")),
+        Rule(("pixel_alpha", "pixel_review_alpha"), partial(_wider, "pixel_review_alpha", "pixel_alpha")),
+    )
+    instead = {
+        "pixel_sigmas": ("pixel_threshold", "pixel_alpha"),
+        "pixel_threshold": ("pixel_sigmas", "pixel_alpha"),
+        "pixel_alpha": ("pixel_sigmas", "pixel_threshold"),
+    }
 
 
 _LARGEST_KERNEL: Final = 1000
@@ -827,12 +886,90 @@ class CategoryGateTable(LimitsTable, frozen=True, kw_only=True):
 _COUNTS_HAVE_NO_MEAN: Final = "; it counts images and has no mean: limit it in [gate.category.NAME]"
 
 
+COMPARABLE: Final = tuple(name for name in LimitsTable.__struct_fields__ if name != LimitsTable.rest)
+"""The metrics that have a better and a worse end, in the order of the grammar; aupro_30 and its like are more."""
+
+
+def _read_metric(text: str, absolute: Absolute) -> tuple[str, ...]:
+    if text not in COMPARABLE and re.fullmatch("aupro_[0-9]+", text) is None:
+        names = sorted([*COMPARABLE, "aupro_30"])
+        raise ValueError(f"no such metric{did_you_mean(text, names) or '.'} Choose from: {', '.join(names)}")
+    return (text,)
+
+
+def _known_tolerances(tolerances: Mapping[str, float] | None) -> Wrong | None:
+    for name in tolerances or {}:
+        try:
+            _read_metric(name, str)
+        except ValueError as error:
+            return Wrong("tolerances", f"{key_text(name)}: {error}")
+    return None
+
+
+def _tolerances_have_effect(metrics: object, tolerances: object) -> Wrong | None:
+    if not isinstance(metrics, tuple) or not isinstance(tolerances, dict):  # absent, or wrong by another rule
+        return None
+    for name in tolerances:
+        if name not in metrics:
+            return Wrong(
+                "tolerances",
+                f"{key_text(name)} is not among metrics, so it is not compared",
+                f"Those that are: {', '.join(metrics)}",
+            )
+    return None
+
+
+ComparedMetric = Annotated[
+    str,
+    Meta(
+        extra={"reads": _read_metric, "examples": (dict.fromkeys([*COMPARABLE, "aupro_30"]),)},
+    ),
+]
+Tolerance = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class RegressionTable(Table, frozen=True, kw_only=True):
+    """[gate.regression]: what counts as worse than a baseline, for bench --gate FILE."""
+
+    metrics: Annotated[
+        Annotated[tuple[ComparedMetric, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="The metrics that are compared. Absent: all of the baseline.",
+            extra={"single": True},
+        ),
+    ] = None
+    tolerance: Annotated[
+        Tolerance, Meta(description="So much worse a metric may be, besides what the draw of the test images explains.")
+    ] = 0.002
+    tolerances: Annotated[
+        dict[str, Tolerance] | None,
+        Meta(description="Other tolerances of single metrics, such as { image_auroc = 0.01 }."),
+    ] = None
+    on: Annotated[
+        Literal["categories", "means", "both"],
+        Meta(description="Whether each category is compared, or the means over them, or both."),
+    ] = "both"
+
+    rules = (
+        _once("metrics"),
+        Rule(("tolerances",), _known_tolerances),
+        Rule(("metrics", "tolerances"), _tolerances_have_effect),
+    )
+
+    def tolerance_of(self, metric: str) -> float:
+        """How much worse this metric may be."""
+        return (self.tolerances or {}).get(metric, self.tolerance)
+
+
 class GateTable(LimitsTable, frozen=True, kw_only=True):
     """[gate]: limits on the means of every model. A bench that breaks one ends with exit code 3."""
 
     category: Annotated[
         dict[CategoryName, CategoryGateTable] | None,
         Meta(description="Limits on single categories: [gate.category.NAME]."),
+    ] = None
+    regression: Annotated[
+        RegressionTable | None, Meta(description="What counts as worse than a baseline: [gate.regression].")
     ] = None
 
     hints = dict.fromkeys(("tp", "fp", "fn", "tn"), _COUNTS_HAVE_NO_MEAN)

@@ -466,22 +466,20 @@ def _set(draft: _Draft, text: str) -> None:
 def _put(draft: _Draft, key: Key, value: object, origin: _Origin) -> None:
     """Lay a value from an option over the tree; in the file, another key that it stands instead of gives way."""
     draft.put(key, value, origin)
-    other = _record_instead(key)
-    if other is not None and not draft.origin(other).option:
+    for other in _record_instead(key):
         table = draft.find(other[:-1])
-        if isinstance(table, dict) and other[-1] in table:
+        if not draft.origin(other).option and isinstance(table, dict) and other[-1] in table:
             del table[other[-1]]
             draft.forget(other)
 
 
-def _record_instead(key: Key) -> Key | None:
-    """The key that `key` takes the place of, if the grammar says that only one of the two may be given."""
+def _record_instead(key: Key) -> tuple[Key, ...]:
+    """The keys that `key` takes the place of, if the grammar says that only one of them may be given."""
     for f in fields_of(RunSpec):
         record = _record(f.type)
         if record is not None and key[0] == f.encode_name and len(key) == 2:
-            other = record.instead.get(str(key[1]))
-            return None if other is None else (key[0], other)
-    return None
+            return tuple((key[0], other) for other in record.instead.get(str(key[1]), ()))
+    return ()
 
 
 def _toml_value(written: str) -> Any:
@@ -833,7 +831,7 @@ def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Ke
                 draft.of_entry(here, f"{name} is missing: {_meaning(f.type)}")
                 continue
             value = f.default if f.default is not NODEFAULT else f.default_factory()
-            if record.instead.get(name) in raw:
+            if any(other in raw for other in record.instead.get(name, ())):
                 value = None
             elif _is_path(f.type) and value is not None:
                 value = _absolute(value, os.getcwd())  # noqa: PTH109
@@ -851,7 +849,7 @@ def _read_table(draft: _Draft, record: type[Table], raw: dict[str, Any], key: Ke
                     value = _read_texts(draft, value, reads, here)
         if value is not BAD:
             values[f.name] = value
-    for name, other in record.instead.items():
+    for name, other in ((name, other) for name, others in record.instead.items() for other in others):
         if name < other and name in raw and other in raw:
             last = max((*key, name), (*key, other), key=lambda k: draft.origin(k).line)
             draft.wrong(last, f"only one of {name} and {other} can be given", f"Remove one of {name} and {other}.")
@@ -967,6 +965,13 @@ def _check_gate(draft: _Draft, metrics: object) -> None:
             draft.about(key, "has no limit", "Example: image_auroc = { min = 0.95 }")
         elif isinstance(table, dict) and isinstance(metrics, MetricsTable):
             _check_computed(draft, metrics, table, key)
+    regression = gate.get("regression")
+    if isinstance(regression, dict) and isinstance(metrics, MetricsTable):
+        for where in ("metrics", "tolerances"):
+            names = regression.get(where, ())
+            if isinstance(names, list | dict):
+                compared = [name for name in names if isinstance(name, str)]
+                _check_computed(draft, metrics, compared, ("gate", "regression", where))
 
 
 def _check_computed(draft: _Draft, metrics: MetricsTable, names: Iterable[str], key: Key) -> None:

@@ -103,7 +103,7 @@ def _table(record: type[Table]) -> _Schema:
     if required:
         found["required"] = required
     conditions: list[_Schema] = [
-        {"not": {"required": [key, other]}} for key, other in record.instead.items() if key < other
+        {"not": {"required": [key, other]}} for key, others in record.instead.items() for other in others if key < other
     ]
     if record is DatasetTable:
         _choose_dataset(found, conditions)
