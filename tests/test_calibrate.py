@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import parts
 import pytest
+from recalibrated import UNIT, files, good_images, thresholds
 
 from uadctl.calibrate import calibrate
 from uadctl.errors import RunError, SpecError
 from uadctl.progress import Silent
 from uadctl.runs.folder import RunFolder
 from uadctl.thresholds import quantile_threshold
-
-UNIT = "units/tile/vision_patchcore/0"
 
 
 @pytest.fixture
@@ -31,17 +30,7 @@ def run(finished, tmp_path) -> Path:
 @pytest.fixture
 def new(tmp_path) -> Path:
     """A folder of good images that no run has seen."""
-    for i in range(5):
-        parts.write(tmp_path / "new" / f"{i}.png", parts.surface(700 + i))
-    return tmp_path / "new"
-
-
-def thresholds(run: Path, name: str = "thresholds.json", unit: str = UNIT):
-    return json.loads((run / unit / name).read_text(encoding="utf-8"))
-
-
-def files(run: Path) -> dict[str, bytes]:
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    return good_images(tmp_path / "new", 5)
 
 
 FEW = (

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import parts
 import pytest
+from recalibrated import UNIT, files, good_images, thresholds
 
 from uadctl.calibrate import calibrate
 from uadctl.datasets.manifest import labelled_images
@@ -19,7 +20,6 @@ from uadctl.runs.provenance import content_hash
 from uadctl.thresholds import describe_threshold, fit_threshold
 from uadctl.thresholds.postprocessing import DEFAULT_GRID
 
-UNIT = "units/tile/vision_patchcore/0"
 NAME = "tile / vision_patchcore / seed 0"
 
 
@@ -32,9 +32,7 @@ def run(finished, tmp_path) -> Path:
 @pytest.fixture
 def new(tmp_path) -> Path:
     """A folder of five good images that no run has seen."""
-    for i in range(5):
-        parts.write(tmp_path / "new" / f"{i}.png", parts.surface(700 + i))
-    return tmp_path / "new"
+    return good_images(tmp_path / "new", 5)
 
 
 @pytest.fixture
@@ -54,14 +52,6 @@ def listed(bad, new) -> Path:
     file = bad.parent / "labels.csv"
     file.write_text("\n".join(["path,label,mask", *rows]) + "\n")
     return file
-
-
-def thresholds(run: Path, name: str = "thresholds.json"):
-    return json.loads((run / UNIT / name).read_text(encoding="utf-8"))
-
-
-def files(run: Path) -> dict[str, bytes]:
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
 def scores(uadctl, run: Path, folder: Path) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import parts
 import pytest
+from recalibrated import UNIT, files, good_images, thresholds
 
 from uadctl.calibrate import calibrate
 from uadctl.errors import SpecError
@@ -16,7 +17,6 @@ from uadctl.runs.folder import RunFolder
 from uadctl.runs.provenance import content_hash
 from uadctl.thresholds import Asked, choose, conformal_threshold, quantile_threshold
 
-UNIT = "units/tile/vision_patchcore/0"
 NAME = "tile / vision_patchcore / seed 0"
 MORE = "  Give more good images that the model has not learned (--good DIR), or allow more of them.\n"
 
@@ -30,17 +30,7 @@ def run(finished, tmp_path) -> Path:
 @pytest.fixture
 def new(tmp_path) -> Path:
     """A folder of nine good images that no run has seen."""
-    for i in range(9):
-        parts.write(tmp_path / "new" / f"{i}.png", parts.surface(700 + i))
-    return tmp_path / "new"
-
-
-def thresholds(run: Path, name: str = "thresholds.json", unit: str = UNIT):
-    return json.loads((run / unit / name).read_text(encoding="utf-8"))
-
-
-def files(run: Path) -> dict[str, bytes]:
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    return good_images(tmp_path / "new", 9)
 
 
 def rewrite(run: Path, unit: str = UNIT, **facts: object) -> None:

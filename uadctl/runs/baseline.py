@@ -12,18 +12,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from uadctl import __version__
 from uadctl.atomic import write_bytes
 from uadctl.errors import DataError, Problem, RunError, SpecError
 from uadctl.metrics import mean_metrics, pixel_metric_names
-from uadctl.runs.documents import BaselineDocument, Kept, ReplicatesDocument
-from uadctl.runs.folder import SCHEMA, UnitFolder
+from uadctl.runs.folder import SCHEMA, Document, UnitFolder
 from uadctl.spec import PROTOCOLS, RunSpec, spec_hash
 from uadctl.spec.values import shown
 
@@ -43,6 +43,57 @@ _MARK = "\x7f"
 _SAID = 5
 
 _ANEW = "Remove it and make it anew with --update-baseline."
+
+
+class ReplicatesDocument(Document, kw_only=True):
+    """replicates.json of a unit: its metrics in each bootstrap resample of the test images.
+
+    images: SHA-256 over the images that are drawn from, by name, label and group; where two files agree, resample r of
+        both is of the same images, so that their metrics can be compared in pairs.
+    resamples: how many.
+    metrics: by name, that of each resample in nine digits; null where a resample leaves it undefined.
+    """
+
+    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    resamples: Annotated[int, Meta(ge=1)]
+    metrics: dict[str, list[float | None]]
+
+
+class Kept(Struct, kw_only=True):
+    """What one model measured in one category, as a baseline keeps it.
+
+    images: as in replicates.json.
+    data: SHA-256 over names, labels and bytes of the test images and their masks.
+    seeds: of the runs that all figures are means of.
+    metrics: by name, the mean over the seeds; null unless every seed defines it.
+    replicates: by metric its mean over the seeds in each resample; null where undefined.
+    """
+
+    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    data: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    seeds: list[Annotated[int, Meta(ge=0)]]
+    metrics: dict[str, float | None]
+    replicates: dict[str, list[float | None]]
+
+
+class BaselineDocument(Document, kw_only=True):
+    """The file that `bench --update-baseline` writes and `bench --gate` reads.
+
+    uadctl: the version that measured it.
+    hash: of the run's spec, as in run.json.
+    run: the name of the run.
+    resamples: how many there are of each metric.
+    protocol, fpr_limits: from [metrics].
+    results: by category and label.
+    """
+
+    uadctl: str
+    hash: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
+    run: str
+    resamples: Annotated[int, Meta(ge=1)]
+    protocol: str
+    fpr_limits: list[float]
+    results: dict[str, dict[str, Kept]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec import inspect as types
 
 from uadctl.records import Tiling
+from uadctl.runs.baseline import BaselineDocument, ReplicatesDocument
 from uadctl.runs.fitted import PixelScale
-from uadctl.runs.folder import RunStatus
+from uadctl.runs.folder import Document, RunStatus
 from uadctl.runs.gate import Checked, Compared, Pair
 from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.schema import DRAFT
@@ -29,15 +30,6 @@ Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 SeedName = Annotated[str, Meta(pattern="^[0-9]+$")]
-
-
-class Document(Struct, kw_only=True):
-    """A JSON file of a run folder.
-
-    schema: version of this form; another number is another form.
-    """
-
-    schema: Literal[1]
 
 
 class Machine(Struct, kw_only=True):
@@ -296,57 +288,6 @@ class GateDocument(Document, kw_only=True):
     accepted: bool | UnsetType = UNSET
     regressions: list[Compared] | UnsetType = UNSET
     models: list[Pair] | UnsetType = UNSET
-
-
-class ReplicatesDocument(Document, kw_only=True):
-    """replicates.json of a unit: its metrics in each bootstrap resample of the test images.
-
-    images: SHA-256 over the images that are drawn from, by name, label and group; where two files agree, resample r of
-        both is of the same images, so that their metrics can be compared in pairs.
-    resamples: how many.
-    metrics: by name, that of each resample in nine digits; null where a resample leaves it undefined.
-    """
-
-    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    resamples: Annotated[int, Meta(ge=1)]
-    metrics: dict[str, list[float | None]]
-
-
-class Kept(Struct, kw_only=True):
-    """What one model measured in one category, as a baseline keeps it.
-
-    images: as in replicates.json.
-    data: SHA-256 over names, labels and bytes of the test images and their masks.
-    seeds: of the runs that all figures are means of.
-    metrics: by name, the mean over the seeds; null unless every seed defines it.
-    replicates: by metric its mean over the seeds in each resample; null where undefined.
-    """
-
-    images: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    data: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    seeds: list[Count]
-    metrics: dict[str, float | None]
-    replicates: dict[str, list[float | None]]
-
-
-class BaselineDocument(Document, kw_only=True):
-    """The file that `bench --update-baseline` writes and `bench --gate` reads.
-
-    uadctl: the version that measured it.
-    hash: of the run's spec, as in run.json.
-    run: the name of the run.
-    resamples: how many there are of each metric.
-    protocol, fpr_limits: from [metrics].
-    results: by category and label.
-    """
-
-    uadctl: str
-    hash: Annotated[str, Meta(pattern="^[0-9a-f]{8}$")]
-    run: str
-    resamples: Annotated[int, Meta(ge=1)]
-    protocol: str
-    fpr_limits: list[float]
-    results: dict[str, dict[str, Kept]]
 
 
 class ThresholdsDocument(Document, kw_only=True):

@@ -27,6 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from msgspec import Struct
+
 from uadctl.atomic import write_bytes, write_json
 from uadctl.errors import RunError
 from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
@@ -40,6 +42,15 @@ SCHEMA = 1
 _LISTED = 20
 
 SCORE_COLUMNS = ("path", "split", "label", "defect", "score", "threshold", "verdict", "status", "reason", "map")
+
+
+class Document(Struct, kw_only=True):
+    """A JSON file of a run folder.
+
+    schema: version of this form; another number is another form.
+    """
+
+    schema: Literal[1]
 
 
 @dataclass(frozen=True, slots=True)

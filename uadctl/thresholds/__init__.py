@@ -6,17 +6,9 @@ One rule makes a verdict of a threshold, here and everywhere: anomalous iff scor
 
 from __future__ import annotations
 
+from uadctl.thresholds.choice import Asked, choose, expected_shares, images_needed
 from uadctl.thresholds.labelled import describe_threshold, fit_threshold
-from uadctl.thresholds.normal import (
-    Asked,
-    TooFew,
-    choose,
-    conformal_threshold,
-    expected_shares,
-    images_needed,
-    p_value,
-    quantile_threshold,
-)
+from uadctl.thresholds.normal import TooFew, conformal_threshold, p_value, quantile_threshold
 from uadctl.thresholds.pixels import PixelCalibration
 from uadctl.thresholds.postprocessing import tune_postprocess
 from uadctl.thresholds.record import (

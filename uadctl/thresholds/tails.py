@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uadctl.thresholds.normal import TooFew, checked, next_float32_above
+from uadctl.thresholds.normal import TooFew, as_share, checked, next_float32_above
 from uadctl.thresholds.record import Tail
 
 #: Scores in a tail at least; two parameters from fewer say little. Of more scores the tail is a tenth.
@@ -90,11 +89,10 @@ def evt_threshold(scores: ArrayLike, *, alpha: float, seed: int = 0) -> tuple[fl
     Returns the float64 of the next float32 above. Raises ValueError for another alpha, TooFew and ValueError as
     `fit_tail`.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha}; expected a share of normal images above 0 and below 1")
+    share = as_share(alpha)
     values = checked(scores)
     tail = fit_tail(values, seed=seed)
-    left = Fraction(repr(float(alpha))) * values.size / tail.n
+    left = share * values.size / tail.n
     if left >= 1:
         raise ValueError(
             f'alpha is {alpha}, but the tail holds {tail.n} of {values.size} scores; method "evt" needs an alpha below '
