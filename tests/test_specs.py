@@ -45,6 +45,7 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
         "compare_models",
         "demo",
         "folder",
+        "gate",
         "industrial_camera",
         "manifest",
         "mvtec_ad2_patchcore",
