@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
+import chromium
 import numpy as np
 import parts
 import pytest
@@ -21,10 +21,7 @@ from uadctl.report import charts, report
 from uadctl.report.wording import percent
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on the PATH")
+pytestmark = pytest.mark.skipif(not chromium.PATH, reason="there is no chromium on the PATH")
 
 REVIEW = 9.25
 OF_MAPS = ("image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro_30", "aupro_05")
@@ -33,11 +30,8 @@ HOSTILE = "test/good/<img src=x onerror=document.title='owned'>\u202egnp.\n'\".p
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        # Debian's chromium; its sandbox needs what a container has not.
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium.launched(playwright) as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +48,11 @@ def page_file(tmp_path_factory) -> Path:
 @pytest.fixture
 def open_page(browser, page_file):
     """Open the page; at the end nothing may have been logged, and nothing asked for but the file."""
-    seen: list[str] = []
-    contexts = []
-
-    def open_it(file: Path = page_file, *, width: int = 1200, **options: object):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: seen.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("request", lambda request: seen.append(request.url))
-        page.goto(file.as_uri())
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert [one for one in seen if not one.startswith(("file:", "data:"))] == []
-    assert len({one for one in seen if one.startswith("file:")}) == 1
+    watched = chromium.Watched(browser)
+    yield lambda file=page_file, **options: watched.open(file, **options)
+    watched.close()
+    assert watched.others == []
+    assert len(watched.files) == 1
 
 
 def gallery(page, unit: int = 1):

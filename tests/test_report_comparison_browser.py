@@ -5,30 +5,24 @@ Needs playwright and a chromium on the PATH; skipped without them.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+import chromium
 import pytest
 from run_by_hand import IMAGES, add_layers, add_unit, begin_run
 
 from uadctl.report.comparison import compare_runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium on the PATH")
+pytestmark = pytest.mark.skipif(not chromium.PATH, reason="there is no chromium on the PATH")
 
 HOSTILE = "test/good/<img src=x onerror=document.title='owned'>.png"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        # Debian's chromium; its sandbox needs what a container has not.
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium.launched(playwright) as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +42,11 @@ def page_file(tmp_path_factory) -> Path:
 @pytest.fixture
 def open_page(browser, page_file):
     """Open the page; at the end nothing may have been logged, and nothing asked for but the file."""
-    seen: list[str] = []
-    contexts = []
-
-    def open_it(*, width: int = 1200, **options: object):
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        page.on("console", lambda message: seen.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("request", lambda request: seen.append(request.url))
-        page.goto(page_file.as_uri())
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert [one for one in seen if not one.startswith(("file:", "data:"))] == []
-    assert {one for one in seen if one.startswith("file:")} == {page_file.as_uri()}
+    watched = chromium.Watched(browser)
+    yield lambda **options: watched.open(page_file, **options)
+    watched.close()
+    assert watched.others == []
+    assert watched.files == {page_file.as_uri()}
 
 
 def test_the_viewer_goes_from_one_run_to_the_other(open_page):

@@ -13,9 +13,10 @@ import parts
 import pytest
 
 from uadctl.imaging.files import read_map
+from uadctl.runs import provenance
 from uadctl.runs.fitted import Calibration, PixelScale
-from uadctl.score import _regions, describe, verdict
-from uadctl.thresholds import Asked, Threshold, choose
+from uadctl.score import _regions, describe
+from uadctl.thresholds import Asked, Threshold, choose, verdict
 
 UNIT = "units/tile/vision_patchcore/0"
 
@@ -255,6 +256,18 @@ def test_the_fingerprint_is_of_the_images_that_the_scores_are_of(uadctl, small, 
     digests = sorted(hashlib.sha256(hashlib.sha256(file.read_bytes()).digest()).digest() for file in files)
     assert len(digests) == 6
     assert found["data"] == hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+@pytest.mark.parametrize("verb", ["bench", "fit"])
+def test_images_that_several_models_rest_on_are_hashed_once(uadctl, small, monkeypatch, verb):
+    hashed = []
+    whole = provenance.content_hash
+    monkeypatch.setattr(provenance, "content_hash", lambda paths: hashed.append(len(paths)) or whole(paths))
+    run = Path(uadctl(verb, *small, "--json", "--set", "run.seeds=[0, 1]").json["run"])
+    assert hashed == [6]
+    found = [json.loads(file.read_text(encoding="utf-8"))["data"] for file in run.glob("units/*/*/*/thresholds.json")]
+    assert len(found) == 2
+    assert len(set(found)) == 1
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,11 @@ from uadctl.runs.gate import Verdict, check_categories, compare_models
 from uadctl.runs.gate import compare as compare_with_baseline
 from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.runs.summary import summarise
-from uadctl.score import verdict
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
 from uadctl.spec.grammar import RobustnessTable
 from uadctl.spec.signature import constructor_kwargs, rebuild_model
 from uadctl.submission import SubmissionPart, private_images, write_submission
+from uadctl.thresholds import verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,10 +73,6 @@ if TYPE_CHECKING:
 
 # So many of one kind of doubt are told one by one.
 _SAID = 5
-
-# The colours of an overlay end where a pixel is this many standard deviations of normal pixels above their mean: the
-# threshold of 3 lies in the middle.
-_COLOUR_STD = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +460,7 @@ def _bench(
     earlier = _held_before(run) if previous is not None and against is None else None
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
     shared = _SharedFeatures(plan)
+    content = functools.cache(provenance.content_hash)
     for message in against.warnings if against is not None else ():
         driver.warn(message)
     if any(unit.status != "done" for unit in units):
@@ -476,7 +473,7 @@ def _bench(
     def work(unit: UnitFolder) -> None:
         cell = cells[unit.path]
         cache = shared.of(unit.category)
-        facts = _bench_cell(spec, cell, unit, driver, progress, cache, tells=tells[unit.category] is cell)
+        facts = _bench_cell(spec, cell, unit, driver, progress, cache, content, tells=tells[unit.category] is cell)
         driver.describe(unit, data=fingerprint(unit.category), model=facts)
 
     failed = driver.work(units, work)
@@ -707,14 +704,17 @@ def _bench_cell(
     driver: Driver,
     progress: Progress,
     feature_cache: FeatureCache | None,
+    content: Callable[[tuple[str, ...]], str],
     *,
     tells: bool,
 ) -> dict[str, Any]:
     """Fit, score and measure one cell into its folder. Returns the facts of the fitted model.
 
-    tells: whether this cell says what there is to say of the category's data.
+    content: as `fit_cell`. tells: whether this cell says what there is to say of the category's data.
     """
-    trained, fit_report = fit_cell(spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache)
+    trained, fit_report = fit_cell(
+        spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache, content=content
+    )
     size = fitted_model.save(trained, unit)
 
     warn = driver.warn
@@ -987,7 +987,7 @@ class _Tested:
             image,
             field,
             low=scale.mean,
-            high=scale.mean + _COLOUR_STD * scale.std,
+            high=scale.mean + fitted_model.COLOUR_SIGMAS * scale.std,
             threshold=scale.threshold,
             mask=mask,
             caption=caption,

@@ -107,12 +107,13 @@ def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -
     fingerprint = functools.cache(
         lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
     )
+    content = functools.cache(provenance.content_hash)
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
 
     def work(unit: UnitFolder) -> None:
         cell = cells[unit.path]
-        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn)
+        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn, content=content)
         size = fitted_model.save(trained, unit)
         driver.describe(unit, data=fingerprint(unit.category), model=trained.detector.facts())
         timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
@@ -135,10 +136,12 @@ def fit_cell(
     progress: Progress,
     warn: Callable[[str], None],
     feature_cache: FeatureCache | None = None,
+    content: Callable[[tuple[str, ...]], str] = provenance.content_hash,
 ) -> tuple[Fitted, FitReport]:
     """Fit and calibrate one cell.
 
-    feature_cache: shared by the cells of a bench.
+    feature_cache: shared by the cells of a bench. content: hashes the bytes of files, as `provenance.content_hash`; one
+        that remembers, where many cells rest on the same images.
     warn: is told of what the user should know and the run's record should keep.
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
@@ -237,7 +240,7 @@ def fit_cell(
         _score_normal(detector, source, scoring, spec.run.threads, progress, title, broken)
     if elsewhere is not None and comes_trained and not elsewhere.scores_are_cut and (memorised := source.memorised()):
         warn(f"{title}: {memorised}")
-    calibration = source.result(images=report.images)
+    calibration = source.result(images=report.images, content=content)
     report.seconds = time.perf_counter() - start
     if calibration.image.value is None:
         warn(f"{cell.category} / {cell.model.label}: no threshold, verdicts will be null: {calibration.image.reason}")
@@ -493,8 +496,11 @@ class _Calibrating:
         number = len(known_by_heart(self._scores, self._scores))
         return memorised_words(number, len(self._scores)) if number else None
 
-    def result(self, *, images: int) -> Calibration:
-        """The thresholds. images: how many training images the model was fitted on in the end."""
+    def result(self, *, images: int, content: Callable[[tuple[str, ...]], str]) -> Calibration:
+        """The thresholds.
+
+        images: how many training images the model was fitted on in the end. content: as `fit_cell`.
+        """
         wanted, scores = self._wanted, tuple(sorted(self._scores))
         if not scores or self.kind is None:
             reason = self._why_not or self._why_no_scores(images)
@@ -510,7 +516,7 @@ class _Calibrating:
             review=review,
             maxima=normalized_maxima(self._pixels.maxima, None if pixel is None else pixel.normalize),
             expected=expected_of(scores, image, review),
-            data=provenance.content_hash(sample.path for sample in self.normal or self.train),
+            data=content(tuple(sample.path for sample in self.normal or self.train)),
         )
 
     def _why_no_scores(self, images: int) -> str:

@@ -22,14 +22,12 @@ from uadctl.inference import stream, use_threads
 from uadctl.progress import Progress, Silent
 from uadctl.records import Region, Size, Tiling
 from uadctl.runs.folder import output_stems
-from uadctl.thresholds import Source, p_value
+from uadctl.thresholds import Source, Verdict, p_value, verdict
 
 if TYPE_CHECKING:
     from uadctl.imaging.raster import Field
     from uadctl.report.coco import CocoFile
     from uadctl.runs.fitted import Calibration, Fitted, PixelScale
-
-Verdict = Literal["good", "review", "anomaly"]
 
 _SOURCES: dict[Source, str] = {
     "validation": "validation images",
@@ -76,16 +74,6 @@ class ImageSource:
 
     path: str
     stem: str
-
-
-def verdict(score: float, threshold: float | None, review: float | None = None) -> Verdict | None:
-    """The one rule: anomalous iff score >= threshold; else to be reviewed iff score >= review. None without a
-    threshold."""
-    if threshold is None:
-        return None
-    if score >= threshold:
-        return "anomaly"
-    return "good" if review is None or score < review else "review"
 
 
 def describe(calibration: Calibration) -> list[str]:

@@ -21,6 +21,7 @@ from uadctl.imaging.rows import RawLayout
 from uadctl.records import Box, Sample, Size
 from uadctl.report import wording
 from uadctl.report.thumbnails import bytes_of, jpeg, thumbnail, webp
+from uadctl.runs.fitted import COLOUR_SIGMAS
 from uadctl.runs.folder import read_document
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _MOST_SIDE = 1024  # of the grid that contours are drawn on, and of the image be
 _LEAST_SIDE = 256  # smaller images get a finer grid, so that a contour runs around pixels, not through them
 _HEAT_SIDE = 320  # maps are smooth: a browser enlarges them as well as we do
 _MOST_POINTS = 400  # of all contours of a kind in an image
-_SIGMAS = 6.0  # of normal pixels, from their mean: the colours of every heat map of a unit
 _FADED = 0.45  # share of the colours below which they fade into the image
 _UNSEEN = (128, 128, 128, 150)  # where the model did not look
 
@@ -125,7 +125,7 @@ def scale_of(unit: Unit) -> Scale | None:
 
 def colour_range(scale: Scale) -> tuple[float, float]:
     """The scores of the first and the last colour: the same for every image of a unit."""
-    return scale.mean, scale.mean + _SIGMAS * scale.std
+    return scale.mean, scale.mean + COLOUR_SIGMAS * scale.std
 
 
 def palette() -> list[str]:

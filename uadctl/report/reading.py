@@ -17,6 +17,7 @@ from uadctl.errors import RunError
 from uadctl.runs.folder import SCORE_COLUMNS, RunFolder, Status, UnitFolder, read_document
 from uadctl.runs.gate import Compared, Pair
 from uadctl.spec import RunSpec, variants
+from uadctl.thresholds import verdict
 from uadctl.thresholds.record import Expected, Tail
 
 _T = TypeVar("_T")
@@ -112,11 +113,7 @@ class Calibrated(msgspec.Struct, frozen=True):
 
     def judges(self, score: float) -> str | None:
         """The verdict on a score: "anomaly", "review" or "good"; None without a threshold."""
-        if self.image.value is None:
-            return None
-        if score >= self.image.value:
-            return "anomaly"
-        return "review" if self.review_value is not None and score >= self.review_value else "good"
+        return verdict(score, self.image.value, self.review_value)
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -23,6 +23,10 @@ from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.signature import rebuild_model
 from uadctl.thresholds import Asked, Expected, Source, Threshold, choose, doubt_of_tail, expected_shares
 
+COLOUR_SIGMAS = 6.0
+"""The colours of maps end where a pixel is this many standard deviations of normal pixels above their mean: the
+threshold of 3 lies in the middle."""
+
 # The threshold of maps lies so many standard deviations above the mean where nothing else can be chosen.
 _SIGMAS = 3.0
 

@@ -20,7 +20,9 @@ from uadctl.thresholds.record import (
     Source,
     Tail,
     Threshold,
+    Verdict,
     doubt_of_tail,
+    verdict,
 )
 from uadctl.thresholds.tails import evt_threshold, fit_tail
 
@@ -36,6 +38,7 @@ __all__ = [
     "Tail",
     "Threshold",
     "TooFew",
+    "Verdict",
     "choose",
     "conformal_threshold",
     "describe_threshold",
@@ -48,4 +51,5 @@ __all__ = [
     "p_value",
     "quantile_threshold",
     "tune_postprocess",
+    "verdict",
 ]

@@ -28,7 +28,7 @@ class PixelCalibration:
         self.left_out = 0
         self._mean = 0.0
         self._squares = 0.0  # sum of squared distances to the mean
-        self.maxima: tuple[float, ...] = ()
+        self._maxima: list[float] = []
         self._max = -math.inf
 
     def add(self, anomaly_map: ArrayLike | StoredMap) -> None:
@@ -45,9 +45,13 @@ class PixelCalibration:
             taken._add_block(block)
         taken.images += 1
         if taken._max > -math.inf:
-            taken.maxima += (taken._max,)
+            self._maxima.append(taken._max)  # the same list in both
         taken._max = max(taken._max, self._max)
         vars(self).update(vars(taken))
+
+    @property
+    def maxima(self) -> tuple[float, ...]:
+        return tuple(self._maxima)
 
     @property
     def mean(self) -> float:

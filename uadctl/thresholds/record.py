@@ -114,6 +114,19 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"the threshold is {self.value}, but its source is not given")
 
 
+Verdict = Literal["good", "review", "anomaly"]
+
+
+def verdict(score: float, threshold: float | None, review: float | None = None) -> Verdict | None:
+    """The one rule: anomalous iff score >= threshold; else to be reviewed iff score >= review. None without a
+    threshold."""
+    if threshold is None:
+        return None
+    if score >= threshold:
+        return "anomaly"
+    return "good" if review is None or score < review else "review"
+
+
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """What shares of images each verdict is expected to get; their sum is 1. review: 0 without a review threshold."""
 
