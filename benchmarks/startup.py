@@ -16,7 +16,7 @@ from benchmarks.measure import (
 )
 
 # What the installed script `uadctl` does, under its name.
-UADCTL = (PYTHON, "-c", "import sys; sys.argv[0] = 'uadctl'; from uadctl.cli.app import main; main()")
+UADCTL = (PYTHON, "-c", "import sys; sys.argv[0] = 'uadctl'; from uadctl.cli.entry import main; main()")
 
 # What anybody would write who wants the features of one image from the same weights, and nothing else.
 BY_HAND = """\

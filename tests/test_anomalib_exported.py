@@ -373,6 +373,7 @@ def test_scoring_with_a_run_of_somebody_else_writes_no_file(uadctl, one_category
 
     from uadctl import load_run
     from uadctl.errors import RunError
+    from uadctl.runs.sealed import seal
 
     path, victim, runs = write(tmp_path / "model.onnx"), tmp_path / "victim", tmp_path / "runs"
     words = ["--dataset", "mvtec", "--root", one_category, "--device", "cpu", "--run-dir", runs, "--json"]
@@ -386,7 +387,8 @@ def test_scoring_with_a_run_of_somebody_else_writes_no_file(uadctl, one_category
     document = json.loads(file.read_text(encoding="utf-8"))
     document["facts"]["files"] = [str(victim)]
     document["sha256"] = hashlib.sha256(file.with_suffix(".safetensors").read_bytes()).hexdigest()
-    file.write_text(json.dumps(document), encoding="utf-8")
+    del document["checksum"]
+    file.write_bytes(seal(document))
     said = f"the run's record of it names the file '{victim}', which is not beside it"
     with pytest.raises(RunError) as error:
         load_run(runs / run, device="cpu")

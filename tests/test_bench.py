@@ -294,7 +294,10 @@ def test_a_run_that_is_being_worked_on_is_not_resumed(uadctl, small, tmp_path, m
         uadctl("bench", *small, code=130)
     (run,) = (tmp_path / "runs").iterdir()
     with RunFolder.open(run).locked():
-        assert uadctl("bench", "--resume", run, code=2).err == f"error: {run}: in use by another process\n"
+        assert uadctl("bench", "--resume", run, code=2).err == (
+            f"error: {run}: in use by another process\n"
+            "  Wait for its end, or end it. What is finished in it can be scored with meanwhile.\n"
+        )
         assert "nothing to resume" in uadctl("bench", *small, "--resume", code=2).err
     assert uadctl("bench", "--resume", run).code == 0
 

@@ -65,7 +65,9 @@ def test_the_stored_scores_give_the_threshold_of_another_alpha(uadctl, run):
         ],
     }
     assert ended.err == ""
-    assert thresholds(run) == {**old, "image": new, "expected": ended.json["units"][0]["expected"]}
+    found = thresholds(run)
+    assert found.pop("checksum") != old.pop("checksum")
+    assert found == {**old, "image": new, "expected": ended.json["units"][0]["expected"]}
     after = files(run)
     assert after.pop(f"{UNIT}/thresholds.1.json") == before.pop(f"{UNIT}/thresholds.json")
     del after[f"{UNIT}/thresholds.json"]
@@ -311,7 +313,7 @@ def test_an_interruption_leaves_the_old_file_whole(run, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("uadctl.runs.folder.write_json", stop)
+    monkeypatch.setattr("uadctl.runs.folder.UnitFolder.write", stop)
     with pytest.raises(KeyboardInterrupt):
         calibrate(RunFolder.open(run), alpha=0.5)
     after = files(run)

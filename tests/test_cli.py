@@ -71,7 +71,7 @@ def test_data_sets_have_one_line_each(uadctl):
             "error: invalid value for '--seed': 'x' is not a valid int.\n  See: uadctl bench --help\n",
         ),
         (["banana"], "error: no such command 'banana'.\n  See: uadctl --help\n"),
-        (["score"], "error: missing argument 'RUN|SPEC'.\n  See: uadctl score --help\n"),
+        (["score"], "error: missing argument 'RUN|SPEC|BUNDLE'.\n  See: uadctl score --help\n"),
     ],
 )
 def test_errors_of_usage_are_one_line_and_a_hint(uadctl, args, message):
@@ -550,3 +550,13 @@ def test_a_name_that_no_file_can_have_is_an_error_of_use(uadctl, small):
     name = "a" * 300 + ".json"
     ended = uadctl("bench", *small, "--output", name, code=2)
     assert ended.err == f"error: --output {name}: cannot be written: File name too long\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is /dev/full of Linux")
+@pytest.mark.parametrize("words", [["models", "list"], ["schema"], ["--version"]])
+def test_a_full_disk_behind_stdout_is_named(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "uadctl", *words], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"error: standard output: No space left on device\n")

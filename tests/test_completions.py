@@ -18,7 +18,7 @@ OFFERED = {name for name, entry in MODELS.items() if entry.offered}
 FOLDER = Path(__file__).parents[1] / "completions"
 SCRIPTS = {"bash": "uadctl.bash", "zsh": "_uadctl", "fish": "uadctl.fish"}
 # As the console script does; -c lets a test look at what was loaded.
-PROGRAM = "import sys; sys.argv[0] = 'uadctl'; from uadctl.cli.app import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'uadctl'; from uadctl.cli.entry import main; main()"
 HEAVY = {
     "torch",
     "torchvision",

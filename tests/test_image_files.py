@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import sys
@@ -11,13 +12,15 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import bad_files
 import numpy as np
 import pytest
+from bad_files import FLAT_RESTARTS, PICTURE, RESTARTS
 
 from uadctl.errors import DataError
 from uadctl.imaging import files as image_files
 from uadctl.imaging.files import image_size, read_image, read_map, read_mask, write_map, write_png
-from uadctl.imaging.formats import IMAGE_SUFFIXES, exif_orientation
+from uadctl.imaging.formats import IMAGE_SUFFIXES, exif_orientation, read_header
 from uadctl.records import Size
 
 cv2 = pytest.importorskip("cv2", reason="reading images needs OpenCV")
@@ -154,7 +157,7 @@ def test_the_reasons_say_what_is_wrong(tmp_path: Path) -> None:
     png = FORMATS["png"]
     assert reason(b"") == "the file is empty (0 bytes)"
     assert reason(b"not an image at all\n") == "not a PNG, JPEG, BMP, TIFF or WebP file"
-    assert reason(b"GIF89a" + bytes(50)) == "not a PNG, JPEG, BMP, TIFF or WebP file"
+    assert reason(b"GIF89a" + bytes(50)) == "the file is GIF; PNG, JPEG, BMP, TIFF and WebP are read"
     assert reason(png[:5]) == "truncated: the file has only 5 bytes"
     assert (
         reason(png[:100]) == f"truncated: the PNG chunk at byte 33 ends at byte {len(png) - 12}, the file ends at 100"
@@ -337,9 +340,108 @@ def test_float_tiffs_between_0_and_1_are_read(tmp_path: Path, kind: type) -> Non
     )
 
 
-def test_several_pages_give_the_first(tmp_path: Path) -> None:
-    pages = np.stack([picture(), 255 - picture()])
-    assert np.array_equal(read_image(saved(tmp_path, tiff(pages, photometric="rgb"))), picture())
+def test_a_tiff_that_states_several_numbers_where_one_belongs_is_refused(tmp_path: Path) -> None:
+    data = bytearray(tiff(picture()))
+    with tifffile.TiffFile(io.BytesIO(data)) as found:
+        place = found.pages[0].tags[256].offset
+    struct.pack_into("<I", data, place + 4, 2)
+    assert refusal(saved(tmp_path, bytes(data))) == "damaged: the TIFF states several numbers as its imagewidth"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "packbits"])
+def test_pages_of_one_size_are_refused_and_a_preview_is_passed_over(tmp_path: Path, compression: str | None) -> None:
+    options: dict[str, object] = {"photometric": "rgb", "metadata": None, "compression": compression}
+    path = tmp_path / "pages.tiff"
+    for second, refused in ((255 - picture(), True), (picture()[::2, ::2], False)):
+        with tifffile.TiffWriter(path) as writer:
+            writer.write(picture(), **options)
+            writer.write(second, **options)
+        if not refused:
+            assert np.array_equal(read_image(path), picture())
+            continue
+        for read in (read_image, lambda file: read_mask([file])):
+            with pytest.raises(DataError) as caught:
+                read(path)
+            assert str(caught.value) == (
+                f"{path}: a TIFF of 2 frames: one picture is looked at, and the others would not be"
+            )
+            assert caught.value.help == "Save each frame to a file of its own."
+
+
+@pytest.mark.parametrize("subfiletype", [1, 4, 5])
+def test_pages_that_say_they_are_no_picture_are_none(tmp_path: Path, subfiletype: int) -> None:
+    """A preview and a mask of the picture's own size; and a second picture behind one is seen."""
+    assert np.array_equal(read_image(saved(tmp_path, bad_files.tiff_with(PICTURE, subfiletype))), PICTURE)
+    assert refusal(saved(tmp_path, bad_files.tiff_with(PICTURE, 2))).startswith("a TIFF of 2 frames")
+    assert refusal(saved(tmp_path, bad_files.tiff_with(PICTURE, subfiletype, PICTURE))).startswith("a TIFF of 3 frames")
+
+
+@pytest.mark.parametrize("data", [RESTARTS, FLAT_RESTARTS], ids=["noise", "flat"])
+@pytest.mark.parametrize("padding", [bytes(1), bytes(4), bytes(300), b"\xff" * 5, b"\0\xff\xff"])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_padding_before_restart_markers_is_no_damage(tmp_path: Path, data: bytes, padding: bytes, every: int) -> None:
+    padded = bad_files.jpeg_padded(data, padding, every=every)
+    assert np.array_equal(read_image(saved(tmp_path, padded)), read_image(saved(tmp_path, data)))
+
+
+def test_padding_hides_no_damage_further_on(tmp_path: Path) -> None:
+    """libjpeg says its first doubt only: of the padding."""
+    padded = bad_files.jpeg_padded(RESTARTS, bytes(40))
+    markers = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", padded)]
+    at = markers[3] + 20
+    for damage in (b"\0" * 60, b"\xff\0" * 30):
+        assert refusal(saved(tmp_path, padded[:at] + damage + padded[at + 60 :])).startswith(("damaged", "truncated"))
+    without = padded[: markers[3]] + padded[markers[4] :]
+    assert refusal(saved(tmp_path, without)).startswith("damaged: the decoder says: ")
+
+
+def test_padding_in_a_preview_is_left_alone(tmp_path: Path) -> None:
+    inner = bad_files.jpeg_padded(RESTARTS, bytes(3))
+    preview = b"\xff\xe1" + struct.pack(">H", len(inner) + 8) + b"Exif\0\0" + inner
+    outer = bad_files.jpeg_padded(RESTARTS, bytes(40))
+    found = read_image(saved(tmp_path, outer[:2] + preview + outer[2:]))
+    assert np.array_equal(found, read_image(saved(tmp_path, RESTARTS)))
+
+
+@pytest.mark.parametrize("colours", [0, 2])
+def test_a_blank_scan_is_read(tmp_path: Path, colours: int) -> None:
+    image = read_image(saved(tmp_path, bad_files.png_of_zeros(10_000, 8, colours)))
+    assert image.shape == (10_000, 10_000, 3)
+    assert not image.any()
+
+
+@pytest.mark.parametrize(("bits", "colours", "pixel_bytes"), [(16, 2, 6), (8, 6, 4), (16, 6, 8), (16, 0, 2)])
+def test_a_small_file_may_decode_to_what_the_largest_8_bit_image_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, colours: int, pixel_bytes: int
+) -> None:
+    """In little. An image is decoded to three channels, a mask to those that it has."""
+    path = Path(saved(tmp_path, bad_files.png_of_zeros(512, bits, colours)))
+    monkeypatch.setattr(image_files, "_GRANTED_PER_BYTE", 0)
+    for read, taken in (
+        (read_image, max(pixel_bytes, 3 * bits // 8)),
+        (lambda path: read_mask([path]), pixel_bytes),
+    ):
+        monkeypatch.setattr(image_files, "_ALWAYS_GRANTED", 512 * 512 * taken)
+        read(path)
+        monkeypatch.setattr(image_files, "_ALWAYS_GRANTED", 512 * 512 * taken - 1)
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert caught.value.message == (
+            f"{path}: 512x512 pixels (height x width) of {taken} bytes decode to {512 * 512 * taken} bytes, more than "
+            f"{512 * 512 * taken - 1}, and the file has only {path.stat().st_size}"
+        )
+        assert caught.value.help == (
+            "Save it with 8 bits and without alpha; or, where it is what it seems, uncompressed."
+        )
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [(".png", 4), (".webp", 4), (".webp", 3), (".bmp", 3), (".jpg", 1)])
+def test_the_header_says_how_many_channels_are_decoded(suffix: str, channels: int) -> None:
+    rgb = picture()
+    stored = {1: rgb[..., 0], 3: rgb, 4: np.dstack([rgb, rgb[..., 0]])}[channels]
+    data = encoded(suffix, stored, *((cv2.IMWRITE_WEBP_QUALITY, 101) if suffix == ".webp" else ()))
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert read_header(data).channels == (1 if decoded.ndim == 2 else decoded.shape[2]) == channels
 
 
 TURNED = {
@@ -603,3 +705,13 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
 
 def test_the_suffixes_are_lower_case_and_sorted() -> None:
     assert IMAGE_SUFFIXES == (".bmp", ".jpeg", ".jpg", ".npy", ".png", ".raw", ".tif", ".tiff", ".webp")
+
+
+def test_many_threads_read_headers_of_arrays_at_once(tmp_path):
+    # Python 3.11's parser of literals fails there: its depth is one for all threads.
+    for i in range(8):
+        np.save(tmp_path / f"{i}.npy", np.full((2, 3 + i), i, np.uint8))
+    names = [str(tmp_path / f"{i % 8}.npy") for i in range(4000)]
+    with ThreadPoolExecutor(8) as pool:
+        widths = list(pool.map(lambda name: read_image(name).shape[1], names))
+    assert widths == [3 + i % 8 for i in range(4000)]

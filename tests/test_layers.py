@@ -15,7 +15,7 @@ ROOT = Path(uadctl.__file__).parent
 
 # Lowest first. A module may import from its own layer and those before; within "verbs" only from its own file.
 LAYERS = (
-    ("errors", "records", "progress", "atomic", "heap"),
+    ("abrupt", "chatter", "errors", "records", "progress", "atomic", "heap", "room", "untrusted"),
     ("spec",),
     ("imaging",),
     ("datasets",),
@@ -27,7 +27,7 @@ LAYERS = (
     ("report",),
     ("plan",),
     ("calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"),
-    ("bench",),
+    ("bench", "service"),
     ("cli",),
 )
 VERBS = {"calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"}

@@ -540,20 +540,19 @@ def test_the_configuration_is_read_in_its_order(tmp_path: Path) -> None:
         (b"null", ": expected a list of defects, found null"),
         (b'["missing_part"]', ': entry 1: expected an object, found "missing_part"'),
         (b"[{}]", f": entry 1: {', '.join(GOOD_ENTRY)} are missing"),
-        (b"[" * 100_000, None),
-        (b"[" + b"9" * 5_000 + b"]", None),
+        (b"[" * 100_000, ": nested too deeply"),
+        (b"[" + b"9" * 5_000 + b"]", ": a number of more than 4300 digits"),
+        (b"[NaN]", ": is not JSON (NaN is no JSON number)"),
+        (b"[1e999]", ": is not JSON (1e999 is too large a number)"),
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_a_configuration_that_cannot_be_read_is_said(tmp_path: Path, text: bytes, expected: str | None) -> None:
+def test_a_configuration_that_cannot_be_read_is_said(tmp_path: Path, text: bytes, expected: str) -> None:
     path = one(tmp_path) / "defects_config.json"
     path.write_bytes(text)
     with pytest.raises(DataError) as error:
         load(tmp_path)
-    if expected is None:  # the interpreter's own words
-        assert error.value.message.startswith(f"{path}: is not JSON (")
-    else:
-        assert error.value.message == f"{path}{expected}"
+    assert error.value.message == f"{path}{expected}"
     assert error.value.help == ENTRY_HELP
 
 
@@ -569,8 +568,6 @@ def test_a_configuration_that_cannot_be_read_is_said(tmp_path: Path, text: bytes
         ({"pixel_value": True}, ["pixel_value = true: expected a whole number from 1 to 255"]),
         ({"saturation_threshold": 0}, ["saturation_threshold = 0: expected a number above 0"]),
         ({"saturation_threshold": -1}, ["saturation_threshold = -1: expected a number above 0"]),
-        ({"saturation_threshold": float("nan")}, ["saturation_threshold = NaN: expected a number above 0"]),
-        ({"saturation_threshold": float("inf")}, ["saturation_threshold = Infinity: expected a number above 0"]),
         ({"saturation_threshold": None}, ["saturation_threshold = null: expected a number above 0"]),
         ({"saturation_threshold": True}, ["saturation_threshold = true: expected a number above 0"]),
         ({"saturation_threshold": 0.5}, ["saturation_threshold = 0.5: expected at least 1 pixel"]),

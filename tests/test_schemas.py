@@ -45,7 +45,7 @@ def test_the_kept_schema_is_the_one_the_program_makes(name):
 
 def test_every_kept_schema_has_a_name():
     assert sorted(p.name for p in SPECS.glob("*.json")) == sorted(FILES.values())
-    assert set(DOCUMENTS) | {"spec", "score"} == set(FILES)
+    assert set(DOCUMENTS) | {"spec", "score", "log", "journal"} == set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -68,7 +68,7 @@ def test_a_name_that_is_none(uadctl):
     ended = uadctl("schema", "metric", code=2)
     assert ended.err == (
         'error: "metric": no such schema; did you mean metrics?\n'
-        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, robustness, replicates, baseline, score\n"
+        "  Choose from: spec, run, metrics, gate, thresholds, timing, parity, anomalib, robustness, replicates, baseline, score, log, journal\n"
     )
     ended = uadctl("schema", "run", "--write", "out", code=2)
     assert ended.err == "error: --write out writes all schemas; it goes without the name run\n"
@@ -496,9 +496,9 @@ def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
     assert problems({**document, "banana": 1}, schema) != []
-    # Absent before 0.5, 0.7 and 0.8.
+    # Absent before 0.5, 0.7, 0.8 and 0.9.
     new = {"seeds", "sds", "sd_reasons", "tiling", "baseline", "accepted", "regressions", "models"}
-    new |= {"review", "expected", "maxima", "data", "postprocess"}
+    new |= {"review", "expected", "maxima", "data", "postprocess", "checksum", "determinism"}
     for key in set(document) - new:
         assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
     assert problems({**document, "schema": 2}, schema) != []

@@ -17,7 +17,7 @@ import trees_mvtec
 
 from uadctl import load_run
 from uadctl import submission as module
-from uadctl.errors import DataError, RunError, SpecError
+from uadctl.errors import DataError, Problem, RunError, SpecError
 from uadctl.imaging.files import write_map
 from uadctl.imaging.geometry import Geometry
 from uadctl.models.patchcore import PatchCore
@@ -191,10 +191,8 @@ def test_a_model_that_leaves_out_pixels_is_refused_with_its_reason(tmp_path, roo
     assert caught.value.help == "Leave out [preprocess] crop."
     with pytest.raises(DataError) as caught:
         write_submission(str(tmp_path / "sub"), root=root, category="can", fitted=fitted(Reds(plus=np.inf)))
-    assert caught.value.message == (
-        f"{first}: 240 of 240 pixels have no finite score, and a submission covers every pixel"
-    )
-    assert caught.value.help is None
+    assert caught.value.problems[0] == Problem(f"{first}: the model gave the score inf")
+    assert len(caught.value.problems) == 4
     assert not (tmp_path / "sub").exists()
 
 

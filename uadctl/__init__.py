@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 if TYPE_CHECKING:
     from uadctl.bench import build_default_detector, run_benchmark
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from uadctl.evaluate import evaluate_split, quick_benchmark
     from uadctl.metrics import evaluate_detector
     from uadctl.models.checks import check_detector, check_model
-    from uadctl.runs.fitted import load_run
+    from uadctl.runs.bundle import write_bundle
+    from uadctl.runs.loading import load_run
     from uadctl.spec import create_model, list_models, model_info
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "model_info",
     "quick_benchmark",
     "run_benchmark",
+    "write_bundle",
 ]
 
 _HOMES = {
@@ -46,10 +48,11 @@ _HOMES = {
     "list_models": "uadctl.spec",
     "load_benchmark_split": "uadctl.datasets",
     "load_dataset": "uadctl.datasets",
-    "load_run": "uadctl.runs.fitted",
+    "load_run": "uadctl.runs.loading",
     "model_info": "uadctl.spec",
     "quick_benchmark": "uadctl.evaluate",
     "run_benchmark": "uadctl.bench",
+    "write_bundle": "uadctl.runs.bundle",
 }
 
 

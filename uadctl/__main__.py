@@ -1,6 +1,6 @@
 """`python -m uadctl`."""
 
-from uadctl.cli.app import main
+from uadctl.cli.entry import main
 
 if __name__ == "__main__":
     main()

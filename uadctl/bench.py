@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,8 +20,8 @@ from msgspec.structs import replace
 
 from uadctl import heap
 from uadctl.datasets.mvtec_loco import load_defects
-from uadctl.errors import DataError, Problem, RunError, SpecError, UadctlError
-from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing
+from uadctl.errors import DataError, DiskError, Problem, RunError, SpecError, UadctlError
+from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing, telling
 from uadctl.imaging.files import image_size, read_mask, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.imaging.raster import defect_count, open_mask
@@ -133,20 +134,25 @@ def bench(
     progress = progress or Silent()
     if gate is not None:
         spec = with_resamples(spec)
-    baseline = None if gate is None else _read_baseline(gate, update=update_baseline)
-    plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
-    check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
-    if submission is not None:
-        _check_submission(plan, submission)
-    against = None if gate is None else _hold_against(plan, gate, baseline, update=update_baseline)
-    if against is not None and resume is not None:
-        check_replicates([_unit(resume, cell) for cell in plan.cells])
-    _prepare(plan, resume, questions, trust_checkpoint=trust_checkpoint)
-    previous = resume.read("run") if resume is not None else None
-    run = resume or RunFolder.create(spec)
-    with run.locked():
-        corruptions = _corruptions(spec, robustness)
-        return _bench(plan, run, previous, notes, progress, submission, questions, corruptions, against)
+    with contextlib.nullcontext() if resume is None else resume.locked():
+        # Read under the lock: another process may have gone on with it, and ended it, since somebody looked.
+        more = submission is not None or bool(questions) or robustness or gate is not None
+        previous = None if resume is None else RunFolder.unfinished(resume.path, spec, done_too=more).read("run")
+        if resume is not None:
+            resume.remove_leftovers()
+        baseline = None if gate is None else _read_baseline(gate, update=update_baseline)
+        plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
+        check_categories(spec.gate, list(dict.fromkeys(cell.category for cell in plan.cells)))
+        if submission is not None:
+            _check_submission(plan, submission)
+        against = None if gate is None else _hold_against(plan, gate, baseline, update=update_baseline)
+        if against is not None and resume is not None:
+            check_replicates([_unit(resume, cell) for cell in plan.cells])
+        _prepare(plan, resume, questions, trust_checkpoint=trust_checkpoint)
+        run = resume or RunFolder.create(spec)
+        with run.locked() if resume is None else contextlib.nullcontext():
+            corruptions = _corruptions(spec, robustness)
+            return _bench(plan, run, previous, notes, progress, submission, questions, corruptions, against)
 
 
 def with_resamples(spec: RunSpec) -> RunSpec:
@@ -353,6 +359,8 @@ def _submit(
                 progress=progress,
                 warn=driver.warn,
             )
+        except DiskError:
+            raise  # the next object's files would not be written either
         except UadctlError as error:
             problems += error.problems
         except OSError as error:
@@ -390,6 +398,8 @@ def _ask(
             try:
                 for name, answer in _answers(plan.spec, cell, unit, open_, corruptions, progress).items():
                     unit.write(name, answer)
+            except DiskError:
+                raise
             except UadctlError as error:
                 problems += [Problem(f"{cell.title}: {p.message}", p.help) for p in error.problems]
             except Exception as error:  # noqa: BLE001 - whatever ends one answer must not end the others
@@ -445,10 +455,8 @@ def _bench(
     fingerprint = functools.cache(
         lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
     )
-    cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     # What is said of the data is said once, not for every model and seed.
     tells = {cell.category: cell for cell in reversed(plan.cells)}
-    units = [run.unit(c.category, c.model.label, c.seed) for c in plan.cells]
 
     for category, known in (previous or {}).get("data", {}).items():
         if category in samples and fingerprint(category) != known:
@@ -459,69 +467,99 @@ def _bench(
             )
     earlier = _held_before(run) if previous is not None and against is None else None
     driver = Driver(run, verb="bench", progress=progress, notes=notes, previous=previous)
-    shared = _SharedFeatures(plan)
-    content = functools.cache(provenance.content_hash)
-    for message in against.warnings if against is not None else ():
-        driver.warn(message)
-    if any(unit.status != "done" for unit in units):
-        if earlier is not None:
-            driver.warn(f"no longer compared with {earlier.baseline}, since units are measured anew; that takes --gate")
-            earlier = None
-        # Of other measurements: nor may a resume keep it if this one is interrupted.
-        (run.path / "gate.json").unlink(missing_ok=True)
+    units = [_unit(run, cell) for cell in plan.cells]
+    cells = {unit.path: cell for unit, cell in zip(units, plan.cells, strict=True)}
+    again = _resume_words(plan, run, submission, questions, corruptions, against)
+    with driver.interruptible(again=again):
+        shared = _SharedFeatures(plan)
+        content = functools.cache(provenance.content_hash)
+        for message in against.warnings if against is not None else ():
+            driver.warn(message)
+        if any(unit.status != "done" for unit in units):
+            if earlier is not None:
+                driver.warn(
+                    f"no longer compared with {earlier.baseline}, since units are measured anew; that takes --gate"
+                )
+                earlier = None
+            # Of other measurements: nor may a resume keep it if this one is interrupted.
+            (run.path / "gate.json").unlink(missing_ok=True)
 
-    def work(unit: UnitFolder) -> None:
-        cell = cells[unit.path]
-        cache = shared.of(unit.category)
-        facts = _bench_cell(spec, cell, unit, driver, progress, cache, content, tells=tells[unit.category] is cell)
-        driver.describe(unit, data=fingerprint(unit.category), model=facts)
+        at_once: dict[str, int] = {}
 
-    failed = driver.work(units, work)
-    metrics = _collect(units)
-    timing = {
-        "units": [
-            {"category": u.category, "label": u.label, "seed": u.seed, **_without_schema(u.read("timing"))}
-            for u in units
-            if u.status == "done"
-        ],
-        "peak_memory_bytes": provenance.peak_memory(),
-    }
-    run.write("metrics", metrics)
-    run.write("timing", timing)
-    measured = None if against is None else measured_by(spec, units, against.data)
-    gate = _verdict(spec, metrics, against, measured, earlier, failed=bool(failed))
-    updated = False
-    if gate is not None:
-        if against is not None and measured is not None and against.update:
-            with driver.interruptible():
+        def work(unit: UnitFolder) -> None:
+            cell = cells[unit.path]
+            cache = shared.of(unit.category)
+            facts = _bench_cell(
+                spec, cell, unit, driver, progress, cache, content, tells=tells[unit.category] is cell, at_once=at_once
+            )
+            driver.describe(unit, data=fingerprint(unit.category), model=facts)
+
+        failed = driver.work(units, work)
+        metrics = _collect(units)
+        timing = {
+            "units": [
+                {"category": u.category, "label": u.label, "seed": u.seed, **_without_schema(u.read("timing"))}
+                for u in units
+                if u.status == "done"
+            ],
+            "peak_memory_bytes": provenance.peak_memory(),
+        }
+        run.write("metrics", metrics)
+        run.write("timing", timing)
+        measured = None if against is None else measured_by(spec, units, against.data)
+        gate = _verdict(spec, metrics, against, measured, earlier, failed=bool(failed))
+        updated = False
+        if gate is not None:
+            if against is not None and measured is not None and against.update:
                 updated = _update(against, measured, gate, driver, failed=len(failed))
-        run.write("gate", gate.document())  # which says whether it is the baseline, so that must be true by now
-    unanswered: UadctlError | None = None
-    if questions or corruptions:
-        with driver.interruptible():
+            run.write("gate", gate.document())  # which says whether it is the baseline, so that must be true by now
+        unanswered: UadctlError | None = None
+        if questions or corruptions:
             unanswered = _ask(plan, run, questions, corruptions, progress)
-    submitted: list[SubmissionPart] = []
-    incomplete: UadctlError | None = None
-    if submission is not None:
-        with driver.interruptible():
+        submitted: list[SubmissionPart] = []
+        incomplete: UadctlError | None = None
+        if submission is not None:
             submitted, incomplete = _submit(plan, run, submission, driver, progress)
-    if incomplete is None and unanswered is None:
-        driver.finish(failed)
-    else:
-        driver.interrupt()
-    return BenchResult(
-        run,
-        tuple(failed),
-        {"schema": 1, **metrics},
-        {"schema": 1, **timing},
-        gate,
-        submission=tuple(submitted),
-        submission_error=incomplete,
-        answers={question: _answered(units, question) for question in questions},
-        robustness=_answered(units, "robustness") if corruptions else None,
-        answers_error=unanswered,
-        updated=updated,
-    )
+        if incomplete is None and unanswered is None:
+            driver.finish(failed)
+        else:
+            driver.interrupt()
+        return BenchResult(
+            run,
+            tuple(failed),
+            {"schema": 1, **metrics},
+            {"schema": 1, **timing},
+            gate,
+            submission=tuple(submitted),
+            submission_error=incomplete,
+            answers={question: _answered(units, question) for question in questions},
+            robustness=_answered(units, "robustness") if corruptions else None,
+            answers_error=unanswered,
+            updated=updated,
+        )
+
+
+def _resume_words(
+    plan: Plan,
+    run: RunFolder,
+    submission: str | None,
+    questions: Sequence[Question],
+    corruptions: Sequence[Corruption],
+    against: _Against | None,
+) -> str:
+    """The command that goes on with a run, asking for the same."""
+    words = ["uadctl", "bench", "--resume", str(run.path)]
+    for question in questions:
+        words += _FLAGS[question].split()
+    if corruptions and plan.spec.robustness is None:
+        words.append(_FLAGS["robustness"])
+    if submission is not None:
+        words += ["--submission", submission]
+    if against is not None:
+        words += ["--gate", against.file, *(["--update-baseline"] if against.update else [])]
+    if any(cell.trust_checkpoint for cell in plan.cells):
+        words.append("--trust-checkpoint")
+    return shlex.join(words)
 
 
 def _held_before(run: RunFolder) -> Verdict | None:
@@ -534,7 +572,7 @@ def _held_before(run: RunFolder) -> Verdict | None:
         return None
     try:
         kept = msgspec.convert(run.read("gate"), GateDocument)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         raise RunError(f"{file}: damaged: {error}", help="Remove it; --gate FILE makes it anew.") from error
     if not isinstance(kept.baseline, str):
         return None
@@ -707,13 +745,14 @@ def _bench_cell(
     content: Callable[[tuple[str, ...]], str],
     *,
     tells: bool,
+    at_once: dict[str, int],
 ) -> dict[str, Any]:
     """Fit, score and measure one cell into its folder. Returns the facts of the fitted model.
 
-    content: as `fit_cell`. tells: whether this cell says what there is to say of the category's data.
+    content, at_once: as `fit_cell`. tells: whether this cell says what there is to say of the category's data.
     """
     trained, fit_report = fit_cell(
-        spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache, content=content
+        spec, cell, progress=progress, warn=driver.warn, feature_cache=feature_cache, content=content, at_once=at_once
     )
     size = fitted_model.save(trained, unit)
 
@@ -729,7 +768,7 @@ def _bench_cell(
             [s.path for s in cell.test],
             intake=trained.intake,
             threads=spec.run.threads,
-            progress=progress,
+            progress=telling(progress, cell, trained.detector, warn=warn, at_once=at_once),
         )
         for sample, item in zip(cell.test, found, strict=True):
             tested.take(sample, item, warn=warn)

@@ -144,8 +144,9 @@ def calibrate(
     are calibrated before the first file is replaced.
 
     Raises SpecError for options that mean nothing together, for thresholds that the scores cannot give, such as of too
-    few of them, and for images with several categories; RunError if no unit fits or none of them has scores; DataError,
-    which lists every problem, for images that cannot be read, were learned or tested on.
+    few of them, and for images with several categories; RunError if no unit fits, none of them has scores, or another
+    process works in the run folder; DataError, which lists every problem, for images that cannot be read, were learned
+    or tested on.
     """
     progress = progress or Silent()
     if method is None and anomalies:
@@ -167,30 +168,31 @@ def calibrate(
     wanted.check(anomalies=bool(anomalies))
     if tiling is not None and not good and not anomalies:
         raise _made_otherwise(tiling)
-    units = run.finished(category=category, label=label, seed=seed)
-    old = [read_calibration(unit) for unit in units]
-    if good or anomalies:
-        evidence = _from_images(
-            run, units, old, good, anomalies, wanted=wanted, tiling=tiling, device=device, progress=progress
-        )
-    else:
-        evidence = [_Evidence.at_hand(before) for before in old]
-    if not any(each.scores for each in evidence):
-        raise RunError(
-            with_help(
-                (f"{u}: there are no normal scores: {b.image.reason}" for u, b in zip(units, old, strict=True)),
-                _GIVE_GOOD,
+    with run.locked():
+        units = run.finished(category=category, label=label, seed=seed)
+        old = [read_calibration(unit) for unit in units]
+        if good or anomalies:
+            evidence = _from_images(
+                run, units, old, good, anomalies, wanted=wanted, tiling=tiling, device=device, progress=progress
             )
-        )
-    new = _decided(run.spec, units, old, evidence, wanted)
-    results = []
-    for unit, before, after, each in zip(units, old, new, evidence, strict=True):
-        same = replace(after, expected=before.expected, data=before.data) == before
-        kept = None if same else unit.replace_thresholds(after.document())
-        results.append(Recalibrated(unit, before.image, after.image, before if same else after, kept, each.tuned))
-        for warning in _warnings(unit, after):
-            progress.warn(warning)
-    return results
+        else:
+            evidence = [_Evidence.at_hand(before) for before in old]
+        if not any(each.scores for each in evidence):
+            raise RunError(
+                with_help(
+                    (f"{u}: there are no normal scores: {b.image.reason}" for u, b in zip(units, old, strict=True)),
+                    _GIVE_GOOD,
+                )
+            )
+        new = _decided(run.spec, units, old, evidence, wanted)
+        results = []
+        for unit, before, after, each in zip(units, old, new, evidence, strict=True):
+            same = replace(after, expected=before.expected, data=before.data) == before
+            kept = None if same else unit.replace_thresholds(after.document())
+            results.append(Recalibrated(unit, before.image, after.image, before if same else after, kept, each.tuned))
+            for warning in _warnings(unit, after):
+                progress.warn(warning)
+        return results
 
 
 # ---- what is asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,42 @@ class RunError(UadctlError, RuntimeError):
     """A run folder is absent, ambiguous, incomplete or in use."""
 
     exit_code = 2
+
+
+class ImageError(RunError):
+    """A model cannot say anything of an image: no finite numbers come out, or it does not fit into memory.
+
+    large: it does not fit into memory. number: its place among the images that were given to `fit`; None elsewhere.
+    """
+
+    def __init__(
+        self,
+        problems: str | Sequence[Problem],
+        *,
+        help: str | None = None,
+        large: bool = False,
+        number: int | None = None,
+    ) -> None:
+        super().__init__(problems, help=help)
+        self.large = large
+        self.number = number
+
+
+class DiskError(UadctlError, OSError):
+    """A file cannot be written, since the disk is full, read-only or broken; `filename` as it was to be called.
+
+    errno, strerror: the system's. No matter of the work that was done: what comes after would not be written either.
+    """
+
+    def __init__(self, filename: str, errno: int, *, help: str | None = None) -> None:
+        reason = os.strerror(errno)
+        super().__init__(f"{filename}: cannot be written: {reason}", help=help)
+        self.errno, self.strerror, self.filename = errno, reason, filename
+        self._number = errno
+
+    def told(self, filename: str | None = None, *, help: str | None = None) -> DiskError:
+        """The same of a file by another name, and with a next step."""
+        return DiskError(filename or str(self.filename), self._number, help=help or self.help)
 
 
 class GateFailed(UadctlError):

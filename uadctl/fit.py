@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from uadctl import heap
-from uadctl.errors import DataError
+from uadctl.errors import DataError, ImageError, SpecError
 from uadctl.imaging.camera import Camera
 from uadctl.imaging.geometry import Geometry
-from uadctl.inference import Outcome, stitched, stream, use_threads
+from uadctl.inference import Outcome, stitched, stream, unusable, use_threads
 from uadctl.intake import Augmentation, Intake, Learned, training_images
-from uadctl.models.base import TrainedElsewhere, known_by_heart, knows_places, memorised_words
+from uadctl.models.base import TakesFewer, TrainedElsewhere, known_by_heart, knows_places, memorised_words
 from uadctl.plan import Cell, Plan, build_detector, distinct_models, hold_out, in_groups, make_plan, parts_of
-from uadctl.progress import Progress, Silent
+from uadctl.progress import Progress, Relayed, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
+from uadctl.runs.bundle import check_place, write_bundle
 from uadctl.runs.driver import Driver
 from uadctl.runs.fitted import (
     Calibration,
@@ -80,22 +82,45 @@ def fit(
     spec: RunSpec,
     *,
     trust_checkpoint: bool = False,
+    bundle: str | None = None,
     progress: Progress | None = None,
     notes: Sequence[str] = (),
 ) -> RunResult:
     """Fit every category, model and seed of a spec and keep them in a new run folder, ready for `score`.
 
     trust_checkpoint: files of trained models may run code while they are loaded.
+    bundle: a file for the model as well, of which there must be but one; see `uadctl.runs.bundle`.
     Raises SpecError, DataError, WeightsError, BackendMissing before any work is begun; later failures stay in their
     cell and are listed in the result.
     """
     progress = progress or Silent()
     plan = make_plan(spec, trust_checkpoint=trust_checkpoint, progress=progress)
+    if bundle is not None:
+        check_single(plan, bundle)
+        check_place(bundle, spec.dataset.root)
     for model in distinct_models(spec):
         build_detector(spec, model, trust_checkpoint=trust_checkpoint).prepare()
     run = RunFolder.create(spec)
     with run.locked():
-        return _fit(plan, run, notes, progress)
+        result = _fit(plan, run, notes, progress)
+        if bundle is not None and not result.failed:
+            write_bundle(run, bundle)
+        return result
+
+
+def check_single(plan: Plan, bundle: str) -> None:
+    """SpecError where a plan has several units to fit: a bundle holds one."""
+    if len(plan.cells) == 1:
+        return
+    categories = sorted({cell.category for cell in plan.cells})
+    one = f"Choose a category, one model and one seed, such as: --category {shlex.quote(categories[0])}. "
+    raise SpecError(
+        f"--bundle {bundle}: holds one model, and this fit makes {len(plan.cells)} "
+        f"(categories {len(categories)}, models {len({cell.model.label for cell in plan.cells})}, "
+        f"seeds {len({cell.seed for cell in plan.cells})})",
+        help=f"{one if len(categories) > 1 else ''}Or fit them all, and make a bundle of each: uadctl models bundle "
+        "RUN FILE --category C --label L --seed S",
+    )
 
 
 def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -> RunResult:
@@ -110,17 +135,19 @@ def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -
     content = functools.cache(provenance.content_hash)
     cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
     timings: list[dict[str, Any]] = []
+    at_once: dict[str, int] = {}
 
     def work(unit: UnitFolder) -> None:
         cell = cells[unit.path]
-        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn, content=content)
+        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn, content=content, at_once=at_once)
         size = fitted_model.save(trained, unit)
         driver.describe(unit, data=fingerprint(unit.category), model=trained.detector.facts())
         timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
 
-    failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work)
-    run.write("timing", {"units": timings, "peak_memory_bytes": provenance.peak_memory()})
-    driver.finish(failed)
+    with driver.interruptible(again=shlex.join(["uadctl", "fit", str(run.path)])):
+        failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work)
+        run.write("timing", {"units": timings, "peak_memory_bytes": provenance.peak_memory()})
+        driver.finish(failed)
     return RunResult(run, tuple(failed))
 
 
@@ -137,12 +164,14 @@ def fit_cell(
     warn: Callable[[str], None],
     feature_cache: FeatureCache | None = None,
     content: Callable[[tuple[str, ...]], str] = provenance.content_hash,
+    at_once: dict[str, int] | None = None,
 ) -> tuple[Fitted, FitReport]:
     """Fit and calibrate one cell.
 
     feature_cache: shared by the cells of a bench. content: hashes the bytes of files, as `provenance.content_hash`; one
         that remembers, where many cells rest on the same images.
     warn: is told of what the user should know and the run's record should keep.
+    at_once: by label how many images at a time memory was found to hold; this cell begins so, and says what it finds.
     Raises DataError for a broken image unless `[dataset] on_error = "skip"`.
     """
     use_threads(spec.run.threads)
@@ -156,6 +185,8 @@ def fit_cell(
     )
     report = FitReport()
     title = cell.title
+    if at_once is not None and cell.model.label in at_once and isinstance(detector, TakesFewer):
+        detector.take_at_once(at_once[cell.model.label])
     elsewhere = detector if isinstance(detector, TrainedElsewhere) else None
     comes_trained = elsewhere is not None and elsewhere.comes_trained
     ways = _Ways.of(spec, cell, detector, warn=warn)
@@ -168,6 +199,7 @@ def fit_cell(
     camera = camera_of(spec.preprocess, training=[sample.path for sample in source.train])
     learning = ways.learning(camera)
     scoring = ways.scoring(camera)
+    told = telling(progress, cell, detector, warn=warn, at_once=at_once)
 
     doubts = detector.doubts()
     for doubt in doubts:
@@ -180,12 +212,18 @@ def fit_cell(
         warn(f"left out: {error}")
 
     left_out = _LeftOut(source, scoring) if source.kind == "leave-one-out" else None
+    learned: list[int] = []  # of each image given to the detector the number of its file
 
     def decoded(samples: Sequence[Sample]) -> Iterator[NDArray[np.uint8]]:
         def cannot_be_read(index: int, error: DataError) -> None:
             if left_out is not None:
                 left_out.failed(index)
             broken(samples[index], error)
+
+        def given(image: Learned) -> None:
+            learned.append(image.source)
+            if left_out is not None:
+                left_out.learned(image)
 
         def done() -> None:
             task.advance()
@@ -199,7 +237,7 @@ def fit_cell(
                 on_error=cannot_be_read,
                 on_source=done,
                 augmentation=_augmentation(spec, cell),
-                learned=None if left_out is None else left_out.learned,
+                learned=given,
                 progress=progress,
             )
 
@@ -213,9 +251,28 @@ def fit_cell(
         )
     if elsewhere is None:
         learns: Any = detector  # `together` is an argument of those that take it
-        together = {"together": left_out.sources} if left_out is not None and _leaves_out_together(detector) else {}
-        take = None if left_out is None else left_out.take
-        learns.fit(decoded(source.train), left_out=take, threshold=False, progress=progress, **together)
+        samples = source.train
+        while True:
+            together = {"together": left_out.sources} if left_out is not None and _leaves_out_together(detector) else {}
+            take = None if left_out is None else left_out.take
+            try:
+                learns.fit(decoded(samples), left_out=take, threshold=False, progress=told, **together)
+            except ImageError as error:
+                if error.number is None:
+                    raise
+                bad = samples[learned[error.number]]
+                broken(bad, unusable(error, bad.path, tiled=learning.tiling is not None))
+            else:
+                break
+            # Learned anew without it, and without those that could not be read, which have been told.
+            out = {sample.path for sample, _ in report.broken}
+            samples = tuple(sample for sample in samples if sample.path not in out)
+            if not samples:
+                raise DataError(f"{cell.category}: none of {len(source.train)} training images can be learned")
+            source.forget()
+            left_out = None if left_out is None else _LeftOut(source, scoring)
+            learned.clear()
+            report.images = 0
     elif comes_trained:
         elsewhere.load()
         for doubt in detector.doubts():
@@ -229,7 +286,7 @@ def fit_cell(
         trains.fit(
             decoded(source.train),
             threshold=False,
-            progress=progress,
+            progress=told,
             validation=watched,
             warn=lambda said: warn(f"{title}: {said}"),
         )
@@ -237,7 +294,7 @@ def fit_cell(
         left_out.finish()
     heap.give_back()
     if source.kind in ("validation", "holdout", "training"):
-        _score_normal(detector, source, scoring, spec.run.threads, progress, title, broken)
+        _score_normal(detector, source, scoring, spec.run.threads, told, title, broken)
     if elsewhere is not None and comes_trained and not elsewhere.scores_are_cut and (memorised := source.memorised()):
         warn(f"{title}: {memorised}")
     calibration = source.result(images=report.images, content=content)
@@ -275,6 +332,24 @@ def fit_cell(
         postprocess=spec.postprocess,
     )
     return fitted, report
+
+
+def telling(
+    progress: Progress,
+    cell: Cell,
+    detector: Detector,
+    *,
+    warn: Callable[[str], None],
+    at_once: dict[str, int] | None,
+) -> Progress:
+    """Where a cell's detector says that memory has run out: it is kept in the record, and for the next cells."""
+
+    def said(message: str) -> None:
+        warn(f"{cell.model.label}: {message}")
+        if at_once is not None:
+            at_once[cell.model.label] = detector.images_per_batch
+
+    return Relayed(progress, warn=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +565,11 @@ class _Calibrating:
         self._scores.append(prediction.score)
         if prediction.map is not None:
             self._pixels.add(prediction.map)
+
+    def forget(self) -> None:
+        """What was said so far was said by a model that is learned anew."""
+        self._scores.clear()
+        self._pixels = PixelCalibration()
 
     def memorised(self) -> str | None:
         """That some of the images are known by heart, as their scores say; None where they do not."""

@@ -6,6 +6,8 @@ number. With a tiling, the maps of tiles are stitched as they come, and those of
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import tempfile
 import time
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from uadctl import heap
-from uadctl.errors import DataError, UadctlError
+from uadctl.errors import DataError, ImageError, UadctlError
 from uadctl.imaging.geometry import Geometry
 from uadctl.imaging.raster import StoredMap
 from uadctl.imaging.tiles import stitched_bands, tile_boxes
@@ -38,8 +40,10 @@ from uadctl.intake import (
     shown,
     tiles_of,
 )
+from uadctl.models.base import about, room_for
 from uadctl.progress import Progress
 from uadctl.records import Box, Prediction, Size, Tiling
+from uadctl.room import Room, attempt, ran_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,12 +118,15 @@ def stream(
     corrupt: is done to each picture before the camera's steps.
     in_memory: keeps even the maps of very large images as arrays.
     progress: shows the tiles of an image that has many.
-    Raises what the detector raises; a source that cannot be read is a `Scored` with its `error`, and never a score.
+    Where memory runs out, half as many at a time are tried, which stays so and is said once. Raises what else the
+    detector raises. A source that cannot be read, that does not fit into memory by itself, or for which the detector
+    has no finite numbers, is a `Scored` with its `error`, and never a score.
     """
     if intake.tiling is not None:
         yield from _stream_tiled(detector, sources, intake, threads, include_maps, corrupt, in_memory, progress)
         return
-    batch_size = detector.images_per_batch
+    room = room_for(detector, detector.images_per_batch, progress)
+    predict = functools.partial(_predict, detector, room, include_maps=include_maps, postprocess=intake.postprocess)
     batch: list[Decoded] = []
     waiting = 0
     for item in decode(sources, intake=intake, threads=threads, corrupt=corrupt):
@@ -129,19 +136,24 @@ def stream(
         batch.append(item)
         waiting += item.error is None
         # Broken sources keep their place among the others, but never let a batch grow.
-        if waiting == batch_size or len(batch) >= 2 * batch_size:
-            yield from _predict(detector, batch, include_maps, intake.postprocess)
+        if waiting >= room.images or len(batch) >= 2 * room.images:
+            yield from predict(batch)
             batch, waiting = [], 0
             heap.give_back()
-    yield from _predict(detector, batch, include_maps, intake.postprocess)
+    yield from predict(batch)
 
 
 def _predict(
-    detector: Detector, batch: Sequence[Decoded], include_maps: bool, postprocess: AnomalyMapPostprocess | None
+    detector: Detector,
+    room: Room,
+    batch: Sequence[Decoded],
+    *,
+    include_maps: bool,
+    postprocess: AnomalyMapPostprocess | None,
 ) -> Iterator[Scored]:
     ready = [item.ready for item in batch if item.ready is not None]
     start = time.perf_counter()
-    predictions = iter(detector.predict_batch(ready) if ready else [])
+    predictions = iter(_answers(detector, room, ready))
     share = (time.perf_counter() - start) / max(1, len(ready))
     for item in batch:
         if item.view is None:
@@ -149,11 +161,65 @@ def _predict(
             continue
         start = time.perf_counter()
         raw = next(predictions)
-        field = item.view.back(cast("Any", raw.map)) if include_maps and raw.map is not None else None
-        if field is not None and postprocess is not None:
-            field = postprocess(field)
+        outcome = raw if isinstance(raw, ImageError) else _over_the_file(item.view, raw, include_maps, postprocess)
         seconds = item.seconds + share + time.perf_counter() - start
-        yield Scored(item.index, seconds, item.image, Outcome(raw.score, field))
+        if isinstance(outcome, ImageError):
+            yield Scored(item.index, seconds, error=unusable(outcome, item.name, tiled=False))
+        else:
+            yield Scored(item.index, seconds, item.image, outcome)
+
+
+def _answers(detector: Detector, room: Room, images: Sequence[NDArray[np.uint8]]) -> list[Prediction | ImageError]:
+    """What the detector says of each image; why it says nothing, where it does not fit or no numbers come out."""
+    # What resizes by itself may cut as well, and its maps then have NaN where it did not look.
+    cuts = getattr(detector, "own_resizing", None) is not None
+    found: list[Prediction | ImageError] = []
+    for part, said in room.parts(detector.predict_batch, images):
+        if isinstance(said, ImageError):
+            found.append(about(said, part[0]))
+        else:
+            found += [_no_numbers(prediction, cuts=cuts) or prediction for prediction in said]
+    return found
+
+
+def _no_numbers(prediction: Prediction, *, cuts: bool) -> ImageError | None:
+    """Why a prediction is none: its score, or its map, is no finite number. cuts: parts of a map may be NaN."""
+    if not math.isfinite(prediction.score):
+        return ImageError(f"the model gave the score {prediction.score}")
+    field = prediction.map
+    if field is None or bool(np.isfinite(field).all()):
+        return None
+    if cuts and not bool(np.isinf(field).any()) and not bool(np.isnan(field).all()):
+        return None
+    return ImageError("the model gave a map that contains NaN or infinity")
+
+
+def _over_the_file(
+    way: Way, raw: Prediction, include_maps: bool, postprocess: AnomalyMapPostprocess | None
+) -> Outcome | ImageError:
+    if not include_maps or raw.map is None:
+        return Outcome(raw.score)
+
+    def enlarged() -> Outcome:
+        field = way.back(cast("Any", raw.map))
+        return Outcome(raw.score, field if postprocess is None else postprocess(field))
+
+    found = attempt(enlarged)
+    if isinstance(found, ImageError) and found.large:
+        return ImageError(f"its map of {way.size} (height x width) does not fit into memory", large=True)
+    return found
+
+
+def unusable(error: ImageError, source: Image | None, *, tiled: bool) -> DataError:
+    """The error that a source has in place of a score. What would help is a part of it: a row shows nothing else.
+
+    tiled: what does not fit is a tile.
+    """
+    told, mend = error.message, error.help
+    if error.large:
+        told, what = (f"a tile of {told}", "take smaller tiles") if tiled else (told, "cut it into tiles")
+        mend = f"{what}: [tiling] size, or --tile-size"
+    return named(DataError(told if mend is None else f"{told}; {mend[0].lower()}{mend[1:].removesuffix('.')}"), source)
 
 
 def _stream_tiled(
@@ -166,27 +232,40 @@ def _stream_tiled(
     in_memory: bool,
     progress: Progress | None,
 ) -> Iterator[Scored]:
+    room = room_for(detector, detector.images_per_batch, progress)
     for index, source in enumerate(sources):
         start = time.perf_counter()
         prediction: Outcome | None = None
+        failed: DataError | None
         try:
             with closing(open_source(source, intake, corrupt=bound(corrupt, index))) as opened:
                 way = opened.way
                 on_disk = way.large and not in_memory
                 bar = shown(progress, way)
-                prediction = _of_tiles(detector, opened, intake, threads, include_maps, on_disk, bar)
+                prediction = _of_tiles(detector, room, opened, intake, threads, include_maps, on_disk, bar)
                 image = opened.picture if way.large else opened.picture.read(Box.whole(way.size))
                 yield Scored(index, time.perf_counter() - start, image, prediction)
         except DataError as error:
-            yield Scored(index, time.perf_counter() - start, error=named(error, source))
+            failed = named(error, source)
+        except ImageError as error:
+            failed = unusable(error, source, tiled=True)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            failed = named(DataError("the image, or the map of it, does not fit into memory"), source)
+        else:
+            failed = None
         finally:
             if prediction is not None and isinstance(prediction.map, StoredMap):
                 prediction.map.delete()
             heap.give_back()
+        if failed is not None:
+            yield Scored(index, time.perf_counter() - start, error=failed)
 
 
 def _of_tiles(
     detector: Detector,
+    room: Room,
     opened: Opened,
     intake: Intake,
     threads: int,
@@ -201,11 +280,13 @@ def _of_tiles(
     def said() -> Iterator[Prediction | None]:
         """Of each tile, in order; None where nothing counts."""
         with progress.task("tiles", len(boxes), unit="tiles") as task:
-            for batch in _batched(tiles_of(opened, boxes, intake, threads), detector.images_per_batch):
-                ready = [tile for tile in batch if tile is not None]
-                predictions = iter(detector.predict_batch(ready) if ready else [])
+            for batch in _batched(tiles_of(opened, boxes, intake, threads), room.images):
+                predictions = iter(_answers(detector, room, [tile for tile in batch if tile is not None]))
                 for tile in batch:
-                    yield None if tile is None else next(predictions)
+                    said = None if tile is None else next(predictions)
+                    if isinstance(said, ImageError):
+                        raise said
+                    yield said
                     task.advance()
 
     return _stitched(opened.way, said(), intake, include_maps=include_maps, on_disk=on_disk)

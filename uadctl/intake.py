@@ -28,6 +28,7 @@ from uadctl.imaging.raster import LARGE, ArrayRaster, StoredMap, bands
 from uadctl.imaging.tiles import extract_tile, tile_boxes
 from uadctl.progress import Progress, Silent
 from uadctl.records import Box, Size, Step, Tiling
+from uadctl.room import ran_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,9 +158,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One source after decoding. Exactly one of `error` and the other fields is set.
+    """One source after decoding. Exactly one of `error` and the other fields but `name` is set.
 
     image: as in the file, (H, W, 3) RGB uint8. ready: preprocessed. view: the way back from a map of `ready`.
+    name: of the file, if it is one.
     """
 
     index: int
@@ -168,6 +170,7 @@ class Decoded:
     ready: NDArray[np.uint8] | None = None
     view: Way | None = None
     error: DataError | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,13 @@ def _decode_one(index: int, source: Image, intake: Intake, change: Callable[[Any
             image, ready = opened.picture.read(Box.whole(opened.way.size)), opened.ready()
     except DataError as error:
         return Decoded(index, time.perf_counter() - start, error=named(error, source))
-    return Decoded(index, time.perf_counter() - start, image, ready, opened.way)
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        too_large = named(DataError("the image does not fit into memory"), source)
+        return Decoded(index, time.perf_counter() - start, error=too_large)
+    name = None if isinstance(source, np.ndarray) else str(source)
+    return Decoded(index, time.perf_counter() - start, image, ready, opened.way, name=name)
 
 
 def ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
@@ -281,7 +290,7 @@ def ahead(jobs: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def named(error: DataError, source: Image) -> DataError:
+def named(error: DataError, source: Image | None) -> DataError:
     """The error with its file's name in front; geometry, for one, does not know it."""
     if not isinstance(source, str | os.PathLike) or str(error).startswith(str(source)):
         return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, Self
 
 
@@ -54,3 +55,20 @@ class Silent:
 
     def fail(self, message: str, error: Exception) -> None:
         self.failures.append(message)
+
+
+class Relayed:
+    """Another Progress, but warnings go elsewhere: to what says them and keeps them in a record."""
+
+    def __init__(self, progress: Progress, *, warn: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._warn = warn
+
+    def task(self, title: str, total: int | None, *, unit: str = "images") -> Task:
+        return self._progress.task(title, total, unit=unit)
+
+    def warn(self, message: str) -> None:
+        self._warn(message)
+
+    def fail(self, message: str, error: Exception) -> None:
+        self._progress.fail(message, error)

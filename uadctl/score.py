@@ -6,7 +6,7 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
+from uadctl.atomic import of_disk
 from uadctl.errors import DataError, RunError, SpecError
-from uadctl.imaging.files import list_images, write_png, write_png_rows
+from uadctl.imaging.files import write_png, write_png_rows
+from uadctl.imaging.listing import is_folder, list_images
 from uadctl.imaging.maps import regions
 from uadctl.imaging.raster import StoredMap, bands
 from uadctl.inference import stream, use_threads
@@ -101,7 +103,7 @@ def find_sources(images: Sequence[str]) -> list[ImageSource]:
     paths: list[str] = []
     names: list[str] = []
     for image in images:
-        if Path(image).is_dir():
+        if is_folder(image):
             inside = list_images(image)
             if not inside:
                 raise DataError(
@@ -149,60 +151,108 @@ def score(
     progress = progress or Silent()
     sources = find_sources(images)
     pixel = fitted.calibration.pixel
-    if tiling is not None and tiling != fitted.calibration.tiling:
-        raise SpecError(_calibrated_otherwise(tiling, fitted.calibration.tiling), help=_how_to_calibrate(tiling))
-    if pixel is None and (masks is not None or coco is not None):
-        option = "--masks" if masks is not None else "--coco"
-        raise RunError(f"{option} needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
+    check_options(fitted, masks=masks, coco=coco, tiling=tiling)
     _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
-    use_threads(threads)
-    calibration = fitted.calibration
-    limit = calibration.image.value if threshold is None else threshold
-    review = calibration.review.value if threshold is None and calibration.review is not None else None
-    normal = np.asarray(calibration.scores, dtype=np.float64)
-    postprocess = fitted.intake.postprocess
-    min_area = 0 if postprocess is None else postprocess.min_area
-    found = stream(fitted.detector, [s.path for s in sources], intake=fitted.intake, threads=threads, progress=progress)
     with progress.task("score", len(sources)) as task, _annotating(coco, pixel) as annotations:
-        for source, item in zip(sources, found, strict=True):
-            path, exact = _printable(source.path)
-            size = None
-            if item.prediction is None:
-                reason = _reason(item.error, source.path)
-                line = ScoreLine(
-                    status="error",
-                    threshold=limit,
-                    review_threshold=review,
-                    reason=reason,
-                    path=path,
-                    path_b64=exact,
-                )
-            else:
-                field = item.prediction.map
-                map_path = None
-                if maps is not None and field is not None:
-                    file = Path(maps) / f"{source.stem}.tiff"
-                    fitted.intake.keep_map(file, field)
-                    map_path, _ = _printable(str(file))
-                if masks is not None and pixel is not None and field is not None:
-                    _write_mask(Path(masks) / f"{source.stem}.png", field, pixel.threshold)
-                size = None if field is None else Size(*field.shape)
-                line = ScoreLine(
-                    status="ok",
-                    score=item.prediction.score,
-                    threshold=limit,
-                    review_threshold=review,
-                    verdict=verdict(item.prediction.score, limit, review),
-                    p_value=p_value(item.prediction.score, normal) if normal.size else None,
-                    map=map_path,
-                    regions=None if pixel is None or field is None else _regions(field, pixel, min_area=min_area),
-                    path=path,
-                    path_b64=exact,
-                )
+        for line, size in judged(
+            fitted, sources, threshold=threshold, maps=maps, masks=masks, threads=threads, progress=progress
+        ):
             if annotations is not None:
                 _annotate(annotations, line, size)
             yield line
             task.advance()
+
+
+def check_options(
+    fitted: Fitted, *, masks: str | None = None, coco: str | None = None, tiling: Tiling | None = None
+) -> None:
+    """What `score` makes sure of before the first image: RunError or SpecError for what it says of these arguments."""
+    if tiling is not None and tiling != fitted.calibration.tiling:
+        raise SpecError(_calibrated_otherwise(tiling, fitted.calibration.tiling), help=_how_to_calibrate(tiling))
+    if fitted.calibration.pixel is None and (masks is not None or coco is not None):
+        option = "--masks" if masks is not None else "--coco"
+        raise RunError(f"{option} needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
+
+
+def judged(
+    fitted: Fitted,
+    sources: Sequence[ImageSource],
+    *,
+    threshold: float | None = None,
+    maps: str | None = None,
+    masks: str | None = None,
+    threads: int = 2,
+    progress: Progress | None = None,
+) -> Iterator[tuple[ScoreLine, Size | None]]:
+    """The line of each source, in order, and the size of its map; None where it has none.
+
+    The arguments are those of `score`, which says what they mean and checks them. An image whose map or mask cannot be
+    written is an error, but for an OSError of the disk, which is raised: it would be that of the next image as well.
+    """
+    use_threads(threads)
+    calibration = fitted.calibration
+    pixel = calibration.pixel
+    limit, review = _limits(calibration, threshold)
+    normal = np.asarray(calibration.scores, dtype=np.float64)
+    postprocess = fitted.intake.postprocess
+    min_area = 0 if postprocess is None else postprocess.min_area
+    found = stream(fitted.detector, [s.path for s in sources], intake=fitted.intake, threads=threads, progress=progress)
+    for source, item in zip(sources, found, strict=True):
+        if item.prediction is None:
+            yield error_line(fitted, source.path, str(item.error), threshold=threshold), None
+            continue
+        path, exact = _printable(source.path)
+        field = item.prediction.map
+        map_file = None if maps is None or field is None else Path(maps) / f"{source.stem}.tiff"
+        mask_file = None if masks is None or field is None else Path(masks) / f"{source.stem}.png"
+        file = map_file
+        try:
+            if map_file is not None and field is not None:
+                fitted.intake.keep_map(map_file, field)
+            file = mask_file
+            if mask_file is not None and field is not None and pixel is not None:
+                _write_mask(mask_file, field, pixel.threshold)
+        except OSError as error:
+            if of_disk(error):
+                raise
+            if file is mask_file and map_file is not None:  # an image with an error has no map
+                with suppress(OSError):
+                    map_file.unlink(missing_ok=True)
+            reason = f"{file}: cannot be written: {error.strerror or error}"
+            yield error_line(fitted, source.path, reason, threshold=threshold), None
+            continue
+        yield (
+            ScoreLine(
+                status="ok",
+                score=item.prediction.score,
+                threshold=limit,
+                review_threshold=review,
+                verdict=verdict(item.prediction.score, limit, review),
+                p_value=p_value(item.prediction.score, normal) if normal.size else None,
+                map=None if map_file is None else _printable(str(map_file))[0],
+                regions=None if pixel is None or field is None else _regions(field, pixel, min_area=min_area),
+                path=path,
+                path_b64=exact,
+            ),
+            None if field is None else Size(*field.shape),
+        )
+
+
+def error_line(fitted: Fitted, path: str, reason: str, *, threshold: float | None = None) -> ScoreLine:
+    """The line of a file without a score. reason: may begin with the path, which the line says already."""
+    limit, review = _limits(fitted.calibration, threshold)
+    shown, exact = _printable(path)
+    reason = reason.removeprefix(f"{path}: ").encode("utf-8", "backslashreplace").decode()
+    return ScoreLine(
+        status="error", threshold=limit, review_threshold=review, reason=reason, path=shown, path_b64=exact
+    )
+
+
+def _limits(calibration: Calibration, threshold: float | None) -> tuple[float | None, float | None]:
+    """What scores are compared with: the threshold, and the lower one of a review. threshold: see `score`."""
+    if threshold is not None:
+        return threshold, None
+    return calibration.image.value, None if calibration.review is None else calibration.review.value
 
 
 def _regions(field: Field, pixel: PixelScale, *, min_area: int) -> list[Region]:
@@ -257,7 +307,9 @@ def _keep_inputs(
     images: Sequence[str], sources: Sequence[ImageSource], outputs: dict[str, tuple[str | None, str]]
 ) -> None:
     """Refuse outputs that would replace an image, or be taken for one the next time its folder is scored."""
-    folders = [Path(image).resolve() for image in images if Path(image).is_dir()]
+    if all(folder is None for folder, _ in outputs.values()):
+        return
+    folders = [Path(image).resolve() for image in images if is_folder(image)]
     files = {Path(source.path).resolve() for source in sources}
     for option, (folder, suffix) in outputs.items():
         if folder is None:
@@ -271,12 +323,6 @@ def _keep_inputs(
                 raise SpecError(
                     f"--{option} {folder}: would write over {source.path}, which is scored", help="Name another folder."
                 )
-
-
-def _reason(error: DataError | None, path: str) -> str:
-    """The error's text without the path that the line says already."""
-    text = str(error).removeprefix(f"{path}: ")
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _printable(path: str) -> tuple[str, str | msgspec.UnsetType]:

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from uadctl import __version__
-from uadctl.cli import bench, calibrate, datasets, fit, models, report, schema, score
+from uadctl.cli import bench, calibrate, datasets, fit, interruption, models, report, schema, score
 from uadctl.cli.complete import offer_completion
-from uadctl.cli.console import screen
+from uadctl.cli.console import print_lines, screen
+from uadctl.cli.interruption import INTERRUPTED
+from uadctl.cli.logs import Log, keeping
 from uadctl.errors import UadctlError
 from uadctl.spec.registry import DATASETS
 
 # Typer's own errors of usage derive from the class that its public BadParameter derives from.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
-INTERRUPTED = 130
-
 
 class Group(TyperGroup):
     """All commands; turns errors into messages and exit codes, for the program and for tests alike."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        given = extra.get("args", args[0] if args else None)
+        screen.log = Log(sys.argv[1:] if given is None else given)
         screen.configure()
         offer_completion()
         code = 1
         try:
-            result = super().main(*args, **{**extra, "standalone_mode": False})
+            with keeping(screen.log, debug=lambda: screen.debug):
+                code = self._run(*args, **{**extra, "standalone_mode": False})
+            screen.close()
+        finally:
+            screen.log.end(code)
+        interruption.finish(code)
+        sys.exit(code)
+
+    def _run(self, *args: Any, **extra: Any) -> int:
+        """The exit code of a command; what it raises is said, or with --debug raised if nobody expected it."""
+        code = 1
+        try:
+            result = super().main(*args, **extra)
             code = result if isinstance(result, int) else 0
         except _UsageError as error:
             screen.message("error", _lower(error.format_message()), _usage(error))
@@ -46,24 +59,24 @@ class Group(TyperGroup):
         except BrokenPipeError:
             # Whoever read stdout has gone (`uadctl score … | head`): stop without a word, as other filters do.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - lives as long as the process
-            code = 1
         except OSError as error:
-            if screen.debug:
-                raise
             where = f"{error.filename}: " if error.filename is not None else ""
-            screen.message("error", f"{where}{error.strerror or error}")
-        except Exception as error:
+            screen.message("error", f"{where}{error.strerror or error}", error=error, shown=not screen.debug)
             if screen.debug:
                 raise
+        except Exception as error:
             screen.message(
                 "error",
                 f"{type(error).__name__}: {error}",
                 "This is a bug in uadctl or in a library. --debug shows where it happened.",
+                error=error,
+                shown=not screen.debug,
             )
+            if screen.debug:
+                raise
         if code == INTERRUPTED:  # Typer makes its own exit code of Ctrl-C
-            screen.message("error", "interrupted", screen.interrupted)
-        screen.close()
-        sys.exit(code)
+            screen.say_interrupted()
+        return code
 
 
 def _lower(message: str) -> str:
@@ -92,7 +105,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"uadctl {__version__}")
+        print_lines(f"uadctl {__version__}")
         raise typer.Exit()
 
 
@@ -132,13 +145,3 @@ app.command("report")(report.report)
 app.command("schema")(schema.schema)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def main() -> None:
-    """The console script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    app()

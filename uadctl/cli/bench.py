@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from uadctl.cli import options as o
-from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.cli.console import print_lines, print_table, print_told, screen
 from uadctl.cli.parity import print_answers
 from uadctl.cli.robustness import print_robustness
 from uadctl.errors import SpecError
@@ -123,6 +123,7 @@ def bench(
     ] = False,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -134,10 +135,15 @@ def bench(
 
     Exit codes: 1 if a unit failed, 3 if a limit of [gate] is broken or a metric is worse than the baseline; 1 wins.
     """
-    screen.configure(quiet=quiet, debug=debug)
     o.check_distinct(
-        ("SPEC", spec), ("--output", output), ("--junit", junit), ("--markdown", markdown), ("--gate", gate)
+        ("SPEC", spec),
+        ("--output", output),
+        ("--junit", junit),
+        ("--markdown", markdown),
+        ("--gate", gate),
+        ("--log-file", log_file),
     )
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     if update_baseline and gate is None:
         raise SpecError("--update-baseline: which file?", help="Name it: --gate FILE")
     if gate == "":
@@ -249,7 +255,7 @@ def bench(
         if submission is not None:
             images = sum(part.images for part in result.submission)
             n = len(result.submission)
-            print_lines(f"submission: {submission}: {n} {'object' if n == 1 else 'objects'}, {images} images")
+            print_told(f"submission: {submission}: {n} {'object' if n == 1 else 'objects'}, {images} images")
     _hand_over(result, junit=junit, markdown=markdown)
     incomplete = [error for error in (result.answers_error, result.submission_error) if error is not None]
     for error in incomplete:
@@ -353,18 +359,18 @@ def _print_results(result: BenchResult, spec: RunSpec) -> None:
                 n, of = missed.setdefault(name, {}).get(kind, (0, 0))
                 missed[name][kind] = (n + (d["missed"] or 0), of + d["images"])
     for reason, names in list(reasons.items())[:_MOST_ROWS]:
-        print_lines(f"{reason} ({', '.join(names)})")
+        print_told(f"{reason} ({', '.join(names)})")
     _print_left_out(len(reasons), file="metrics.json")
     for name, kinds in missed.items():
         told = [f"{kind} {n} of {of}" for kind, (n, of) in kinds.items() if n]
         if told:
-            print_lines(f"{name} missed: {', '.join(told)}")
+            print_told(f"{name} missed: {', '.join(told)}")
     _print_costs(result, several=several)
     if result.gate is not None:
-        print_lines(f"gate: {_held(result.gate)}")
+        print_told(f"gate: {_held(result.gate)}")
         if result.updated:
-            print_lines(f"gate: {result.gate.baseline} was written from this run")
-    print_lines(f"run: {result.run.path}")
+            print_told(f"gate: {result.gate.baseline} was written from this run")
+    print_told(f"run: {result.run.path}")
 
 
 def _held(gate: Verdict) -> str:
@@ -513,7 +519,7 @@ def _print_costs(result: BenchResult, *, several: bool) -> None:
 def _print_left_out(rows: int, *, file: str) -> None:
     """How many of so many rows are not shown, and which file of the run has them."""
     if rows > _MOST_ROWS:
-        print_lines(f"and {rows - _MOST_ROWS} more; {file} has them all")
+        print_told(f"and {rows - _MOST_ROWS} more; {file} has them all")
 
 
 def _megabytes(size: int | None) -> str:
@@ -583,11 +589,11 @@ def print_plan(
     for table in spec.models:
         params = ", ".join(f"{k} = {v}" for k, v in table.params.items())
         name = table.name if table.label == table.name else f"{table.label}: {table.name}"
-        print_lines(f"{name}({params})")
+        print_told(f"{name}({params})")
         for key, values in (table.grid or {}).items():
-            print_lines(f"  grid: {key} = {shown(values)}")
+            print_told(f"  grid: {key} = {shown(values)}")
         if table.trainer is not None:
-            print_lines(f"  trainer: {', '.join(f'{k} = {v}' for k, v in table.trainer.given().items())}")
+            print_told(f"  trainer: {', '.join(f'{k} = {v}' for k, v in table.trainer.given().items())}")
         weights = dict.fromkeys(models[v.model.label]["weights"] for v in variants(spec) if v.of == table.label)
-        print_lines(f"  weights: {', '.join(weights)}")
-    print_lines(f"{len(units)} {'unit' if len(units) == 1 else 'units'}; nothing was run.")
+        print_told(f"  weights: {', '.join(weights)}")
+    print_told(f"{len(units)} {'unit' if len(units) == 1 else 'units'}; nothing was run.")

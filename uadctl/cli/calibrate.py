@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from uadctl.cli import options as o
-from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.cli.console import print_lines, print_table, print_told, screen
 from uadctl.errors import SpecError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def calibrate(
     tile_reduce: o.TileReduce = None,
     device: o.Device = None,
     json_: o.Json = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -113,7 +114,8 @@ def calibrate(
     stays as it is, and scores.csv names the threshold that it was measured with. With --tile-size they are of images
     cut into such tiles, as `uadctl score` cuts them from then on.
     """
-    screen.configure(quiet=quiet, debug=debug)
+    o.check_distinct(("SPEC", run), ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     for option, share in (
         ("--alpha", alpha),
         ("--delta", delta),
@@ -201,8 +203,8 @@ def calibrate(
     )
     for r in results:
         for line in _said(r):
-            print_lines(f"{r.unit}: {line}" if len(results) > 1 else line)
-    print_lines(f"run: {found.path}")
+            print_told(f"{r.unit}: {line}" if len(results) > 1 else line)
+    print_told(f"run: {found.path}")
 
 
 def _document(result: Recalibrated, kept: str | None) -> dict[str, Any]:

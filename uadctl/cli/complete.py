@@ -51,7 +51,9 @@ def complete_run(incomplete: str) -> list[str]:
     runs = [
         f"{RUNS}/{name}"
         for name in _listed(RUNS)
-        if os.path.isfile(f"{RUNS}/{name}/run.json") and os.path.isfile(f"{RUNS}/{name}/spec.toml")  # noqa: PTH113
+        if os.path.isfile(f"{RUNS}/{name}/run.json")  # noqa: PTH113
+        and os.path.isfile(f"{RUNS}/{name}/spec.toml")  # noqa: PTH113
+        and not name.startswith(".")  # one that is being made
     ]
     fitting = [run for run in runs if run.startswith(incomplete)]
     return fitting + _files(incomplete, besides={RUNS, *runs}) if fitting else []

@@ -14,7 +14,7 @@ import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.complete import complete_dataset
-from uadctl.cli.console import print_lines, print_table, screen
+from uadctl.cli.console import print_lines, print_table, print_told, screen
 from uadctl.datasets.manifest import check_manifest_name, compose_manifest, manifest_kind
 from uadctl.errors import DataError, SpecError
 from uadctl.spec import DatasetTable, Overrides
@@ -203,6 +203,7 @@ def check(
         ),
     ] = None,
     json_: Json = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -212,7 +213,8 @@ def check(
 
     Exit codes: 2 if a bench would fail; 0 otherwise, warnings or not.
     """
-    screen.configure(quiet=quiet, debug=debug)
+    _keep_log_apart(name, root, ("--write-manifest", write_manifest), ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     if force and write_manifest is None:
         raise SpecError("--force: has no effect without --write-manifest")
     if submission is not None:
@@ -254,7 +256,7 @@ def check(
     if not json_:
         print_lines(_summary(report))
         if prepared is not None and report.ok:
-            print_lines(f"manifest: {write_manifest}, {_plural(prepared.images, 'image')}")
+            print_told(f"manifest: {write_manifest}, {_plural(prepared.images, 'image')}")
     if not report.ok:
         if write_manifest is not None:
             screen.message("error", f"--write-manifest {write_manifest}: nothing was written, for there are errors")
@@ -301,6 +303,10 @@ def _spec(name: str, overrides: Overrides, *, layout: str | None) -> RunSpec:
             for problem in error.problems
         ]
         raise SpecError(typed, source=error.source) from error
+
+
+def _keep_log_apart(name: str, root: str | None, *files: tuple[str, str | None]) -> None:
+    o.check_distinct(("SPEC", name if _is_spec(name) else None), ("the root of the data set", root), *files)
 
 
 def _check_manifest(option: str, file: str, table: DatasetTable, *, force: bool) -> None:
@@ -374,7 +380,7 @@ def _check_submission(folder: str, name: str, *, root: str | None, category: Seq
         _say("warning", report.warnings)
     if not json_:
         held = f"{_plural(len(report.objects), 'object')}, {_plural(report.images, 'map')}"
-        print_lines(f"{held}: {_plural(len(report.errors), 'error')}, {_plural(len(report.warnings), 'warning')}")
+        print_told(f"{held}: {_plural(len(report.errors), 'error')}, {_plural(len(report.warnings), 'warning')}")
     if not report.ok:
         raise typer.Exit(2)
 
@@ -495,6 +501,7 @@ def split(
     ] = None,
     to: Annotated[Literal["validation", "test"], typer.Option(help="Where they go.")] = "validation",
     json_: Json = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -506,7 +513,8 @@ def split(
 
     Then: uadctl bench --dataset manifest --root bottle.csv --model vision_patchcore
     """
-    screen.configure(quiet=quiet, debug=debug)
+    _keep_log_apart(name, root, ("--out", out), ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     table, spec = _target(name, root=root, category=category, split=split_, layout=layout, seed=seed)
     _check_manifest("--out", out, table, force=force)
     from uadctl.split import split as split_data
@@ -534,7 +542,7 @@ def split(
         print_lines(json.dumps(document, allow_nan=False))
         return
     _print_split(results, to)
-    print_lines(f"manifest: {out}")
+    print_told(f"manifest: {out}")
 
 
 def _held_out(result: HeldOut) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.bench import print_plan
-from uadctl.cli.console import print_lines, screen
+from uadctl.cli.console import print_lines, print_told, screen
 from uadctl.errors import SpecError
 from uadctl.imaging.listing import list_images
 from uadctl.spec import Overrides
@@ -40,8 +40,13 @@ def fit(
     seed: o.Seed = None,
     limit_train: o.LimitTrain = None,
     run_dir: o.RunDir = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option("--bundle", metavar="FILE", help="Write the model, if it is one, to a file that score takes."),
+    ] = None,
     json_: o.Json = False,
     dry_run: o.DryRun = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -49,7 +54,8 @@ def fit(
 
     Example: uadctl fit --good photos/good
     """
-    screen.configure(quiet=quiet, debug=debug)
+    o.check_distinct(("SPEC", spec), ("--bundle", bundle), ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     settings = list(set_ or ())
     if good:
         if spec is not None or dataset is not None or root is not None:
@@ -87,26 +93,40 @@ def fit(
         trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
+    o.check_outputs(files=[("--bundle", bundle)])
     if dry_run:
+        if bundle is not None:
+            from uadctl.fit import check_single
+            from uadctl.plan import make_plan
+            from uadctl.runs.bundle import check_place
+
+            check_single(make_plan(reading.spec, trust_checkpoint=trust_checkpoint), bundle)
+            check_place(bundle, reading.spec.dataset.root)
         print_plan(reading.spec, json_=json_, testing=False, trust_checkpoint=trust_checkpoint)
         return
     from uadctl.fit import fit as run_fit
 
     with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
-        result = run_fit(reading.spec, trust_checkpoint=trust_checkpoint, progress=progress, notes=reading.notes)
+        result = run_fit(
+            reading.spec, trust_checkpoint=trust_checkpoint, bundle=bundle, progress=progress, notes=reading.notes
+        )
+    bundled = None if result.failed else bundle
     units: list[dict[str, Any]] = [
         {"category": u.category, "label": u.label, "seed": u.seed, "status": u.status, "threshold": _threshold(u)}
         for u in result.run.units()
     ]
     if json_:
-        print_lines(json.dumps({"schema": 1, "run": str(result.run.path), "units": units}, allow_nan=False))
+        document = {"schema": 1, "run": str(result.run.path), "units": units, "bundle": bundled}
+        print_lines(json.dumps(document, allow_nan=False))
     else:
         for unit in units:
             told = f": {_told(unit['threshold'])}" if unit["threshold"] is not None else ""
-            print_lines(f"{unit['status']}: {unit['category']} · {unit['label']} · seed {unit['seed']}{told}")
-        print_lines(f"run: {result.run.path}")
+            print_told(f"{unit['status']}: {unit['category']} · {unit['label']} · seed {unit['seed']}{told}")
+        print_told(f"run: {result.run.path}")
+        if bundled is not None:
+            print_told(f"bundle: {bundled} ({Path(bundled).stat().st_size / 1e6:.1f} MB)")
         if not result.failed:
-            print_lines(f"next: uadctl score {shlex.quote(str(result.run.path))} IMAGE…")
+            print_told(f"next: uadctl score {shlex.quote(bundled or str(result.run.path))} IMAGE…")
     if result.failed:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from uadctl.cli import backbones, weights
+from uadctl.cli import backbones, bundles, weights
 from uadctl.cli.complete import complete_network
 from uadctl.cli.console import print_lines, print_table, screen
 from uadctl.cli.readiness import default_detector, device_here, params_of, readiness, reads_without_packages
@@ -155,12 +155,15 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A model or a backbone; see: uadctl models list", autocompletion=complete_network
+            metavar="NAME|BUNDLE",
+            help="A model or a backbone, see: uadctl models list; or a bundle.",
+            autocompletion=complete_network,
         ),
     ],
     json_: Json = False,
 ) -> None:
-    """Show one model: its parameters, paper, extra, and whether its weights are at hand; or one backbone.
+    """Show one model: its parameters, paper, extra, and whether its weights are at hand; or one backbone; or what a
+    bundle holds, and that it is whole.
 
     Example: uadctl models show vision_patchcore
     """
@@ -168,6 +171,11 @@ def show(
     if entry is None:
         backbone = find_backbone(name)
         if backbone is None:
+            from uadctl.runs.bundle import is_bundle
+
+            if is_bundle(name):
+                bundles.show(name, json_=json_)
+                return
             raise SpecError(f"{shown(name)}: {no_such_network(name)}")
         backbones.show(backbone, json_=json_)
         return
@@ -306,5 +314,6 @@ def _default(param: ParamInfo) -> str:
     return param.default if isinstance(param.default, str) else shown(param.default)
 
 
+app.command("bundle")(bundles.bundle)
 app.command("fetch")(weights.fetch)
 app.command("verify")(weights.verify)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +19,7 @@ from uadctl.spec.grammar import LEAST_TILE, default_stride
 
 if TYPE_CHECKING:
     from uadctl.records import Tiling
+    from uadctl.runs.fitted import Fitted
     from uadctl.runs.folder import RunFolder
 
 SpecArgument = Annotated[
@@ -28,11 +31,22 @@ SpecArgument = Annotated[
         autocompletion=complete_run,
     ),
 ]
+# Fewer bytes hold neither the tables of a spec nor the length of a bundle's header.
+_SMALLEST = 8
+
 FinishedRun = Annotated[
     str,
     typer.Argument(
         metavar="RUN|SPEC",
         help="A run folder, or a spec for its newest finished run.",
+        autocompletion=complete_run,
+    ),
+]
+ScoringModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|SPEC|BUNDLE",
+        help="A run folder, a spec for its newest finished run, or a bundle that uadctl fit --bundle wrote.",
         autocompletion=complete_run,
     ),
 ]
@@ -101,18 +115,33 @@ TileReduce = Annotated[
     typer.Option("--tile-reduce", help="What a pixel in several tiles gets. Default: mean."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+LogFile = Annotated[
+    str | None,
+    typer.Option("--log-file", metavar="FILE", help="Append what happens to a file, a line of JSON each."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bars, no warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, open no image.")]
 
 
 def spec_file(target: str | None) -> str | None:
-    """The spec file that a SPEC or RUN argument names. RunError for a folder that is no run."""
+    """The spec file that a SPEC or RUN argument names. RunError for a folder that is no run, SpecError for a bundle."""
+    from uadctl.runs.bundle import is_bundle
     from uadctl.runs.folder import RunFolder
 
     if target is not None and Path(target).is_dir():
         return str(RunFolder.open(Path(target)).path / "spec.toml")
+    if target is not None and is_bundle(target):
+        raise _no_run(target)
     return target
+
+
+def _no_run(bundle: str) -> SpecError:
+    return SpecError(
+        f"{bundle}: is a bundle, expected a spec or a run folder: it holds a finished model, and nothing to change or "
+        "repeat it by",
+        help="Give the run that it was made of; uadctl models bundle RUN FILE makes a new bundle of it.",
+    )
 
 
 def read(spec: str | None, overrides: Overrides) -> Reading:
@@ -124,16 +153,67 @@ def read(spec: str | None, overrides: Overrides) -> Reading:
 
 
 def finished_run(target: str, *, run_dir: str | None = None) -> RunFolder:
-    """The run that a RUN or SPEC argument of `score` stands for: itself, or the newest finished run of the spec."""
+    """The run that a RUN or SPEC argument stands for: itself, or the newest finished run of the spec."""
+    from uadctl.runs.bundle import is_bundle
     from uadctl.runs.folder import RunFolder, newest
 
     if not Path(target).exists():
         raise RunError(f"{target}: no such run folder or spec")
     if not Path(target).is_file():
         return RunFolder.open(Path(target))
+    if is_bundle(target):
+        raise _no_run(target)
     run = newest(read_spec(target, Overrides(run_dir=run_dir)).spec, finished=True)
     screen.note(f"{target} stands for its newest finished run, {run.path}", kind="note")
     return run
+
+
+def _size(target: str) -> int | None:
+    """Of a regular file, in bytes; None for what is none, and for what cannot be looked at."""
+    path = Path(target)
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A model to score with. device: what it was asked to run on. threads: as many as it was fitted with."""
+
+    fitted: Fitted
+    device: str
+    threads: int
+
+
+def judge(
+    target: str, *, category: str | None, label: str | None, seed: int | None, run_dir: str | None, device: str | None
+) -> Judge:
+    """The model that a RUN, SPEC or BUNDLE argument stands for. device: in place of its own.
+
+    Raises RunError, listing them, where a run has several; SpecError for a choice where a bundle has one.
+    """
+    from uadctl.runs.bundle import is_bundle, load_bundle, refuse_choice
+
+    if is_bundle(target):
+        refuse_choice(target, category=category, label=label, seed=seed)
+        if run_dir is not None:
+            raise SpecError(f"--run-dir {run_dir}: has no effect, {target} is a bundle", help="Leave the option out.")
+        found = load_bundle(target, device=device)
+        bundle = found.bundle
+        return Judge(found.fitted, device or bundle.run.device, bundle.run.threads)
+    if (size := _size(target)) is not None and size < _SMALLEST:
+        raise SpecError(
+            f"{target}: {f'has only {size} bytes' if size else 'is empty'}: neither a bundle nor a spec",
+            help="Copy it again from where it was made.",
+        )
+    run = finished_run(target, run_dir=run_dir)
+    unit = run.choose(category=category, label=label, seed=seed)
+    table = run.spec.run
+    from uadctl.runs.fitted import load
+
+    fitted = load(unit, device=device or table.device)
+    return Judge(fitted, device or table.device, table.threads)
 
 
 def show_device(device: str) -> str:
@@ -196,11 +276,11 @@ def check_outputs(*, files: Iterable[tuple[str, str | None]], folders: Iterable[
 
 def check_distinct(*named: tuple[str, str | None]) -> None:
     """SpecError if two of these are the same file: neither may be written over the other."""
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for option, name in named:
         if name is None:
             continue
-        path = Path(name).resolve()
+        path = os.path.realpath(name)  # Path.resolve raises where links lead to themselves
         if path in seen:
             raise SpecError(f"{option} {name}: is the same file as {seen[path]}", help="Name another file.")
         seen[path] = option

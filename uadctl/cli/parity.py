@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from uadctl.cli.console import print_lines, print_table
+from uadctl.cli.console import print_table, print_told
 
 if TYPE_CHECKING:
     from uadctl.parity import Question
@@ -47,7 +47,7 @@ def print_answers(answers: Mapping[Question, _Answers], *, several: bool) -> Non
             _print_protocol(told)
         for name, answer in units[:_MOST_ROWS]:
             if answer["result"] is None:
-                print_lines(f"{question}: {name}: {answer['reason']}")
+                print_told(f"{question}: {name}: {answer['reason']}")
 
 
 def _units(answers: _Answers, *, several: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -103,7 +103,7 @@ def _print_protocol(units: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
             for cause in told:
                 causes.setdefault(f"{name}: {cause}", {})[metric] = None
     for cause, metrics in list(causes.items())[:_MOST_ROWS]:
-        print_lines(f"{cause} ({', '.join(metrics)})")
+        print_told(f"{cause} ({', '.join(metrics)})")
     for whose in ("anomalib", "uadctl"):
         _print_reasons(f"protocol anomalib, {whose}", [(name, found[whose]["reasons"]) for name, found in units])
 
@@ -120,12 +120,12 @@ def _print_reasons(title: str, units: Sequence[tuple[str, Mapping[str, str]]]) -
         for metric, reason in told.items():
             reasons.setdefault(f"{title}: {name}: {reason}", {})[metric] = None
     for reason, metrics in list(reasons.items())[:_MOST_ROWS]:
-        print_lines(f"{reason} ({', '.join(metrics)})")
+        print_told(f"{reason} ({', '.join(metrics)})")
 
 
 def _print_left_out(rows: int) -> None:
     if rows > _MOST_ROWS:
-        print_lines(f"and {rows - _MOST_ROWS} more; the units' files in the run have them all")
+        print_told(f"and {rows - _MOST_ROWS} more; the units' files in the run have them all")
 
 
 def _number(value: float | None, digits: int | None = None) -> str:

@@ -10,8 +10,8 @@ import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.complete import complete_run
-from uadctl.cli.console import print_lines, print_table, screen
-from uadctl.errors import SpecError
+from uadctl.cli.console import print_lines, print_table, print_told, screen
+from uadctl.errors import RunError, SpecError
 
 if TYPE_CHECKING:
     from uadctl.runs.folder import RunFolder
@@ -63,6 +63,7 @@ def report(
     ] = None,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Make the page, or only the files asked for.")] = True,
     json_: Annotated[bool, typer.Option("--json", help="With --list: print JSON for programs.")] = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -74,8 +75,11 @@ def report(
     No model is loaded, no image scored: run folders are read, and of the data set the images that the page shows, with
     their masks. The page needs no network. It prints where the page is.
     """
-    screen.configure(quiet=quiet, debug=debug)
     files = (("--csv", csv), ("--markdown", markdown), ("--junit", junit))
+    for target in run or ():
+        o.check_distinct(("RUN", target), *files, ("--log-file", log_file))
+    o.check_distinct(*files, ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     if listed is not None:
         without_effect = [("RUN", bool(run)), ("--out", out is not None), ("--category", bool(category))]
         without_effect += [("--max-overlays", max_overlays != _MAX_OVERLAYS), ("--no-page", not page)]
@@ -99,9 +103,9 @@ def report(
     found = [o.finished_run(target) for target in run]
     made = Path(out) if out is not None else found[-1].path / "report"
     whole_page = made / ("index.html" if len(found) == 1 else "comparison.html")
-    o.check_distinct(("the page", str(whole_page)), *files)
-    for target in run:
-        o.check_distinct(("RUN", target), *files)
+    if out is None and made.is_symlink():
+        raise RunError(f"{made}: is a link; it was left as it is", help="Give a folder with --out.")
+    o.check_distinct(("the page", str(whole_page)), *files, ("--log-file", log_file))
     for option, name in files:
         if name is not None:
             _keep_runs_whole(option, name)
@@ -110,9 +114,10 @@ def report(
 
         refuse_foreign(whole_page)
     o.check_outputs(files=files)
+    made_page = _page(found, out, category or None, max_overlays) if page else None
     _write(found, category or None, csv=csv, markdown=markdown, junit=junit)
-    if page:
-        print_lines(str(_page(found, out, category or None, max_overlays)))
+    if made_page is not None:
+        print_told(str(made_page))
 
 
 def _refuse(options: Sequence[str], why: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from uadctl.cli.console import print_lines, print_table
+from uadctl.cli.console import print_table, print_told
 
 # Rows of one unit; the files of the run have them all.
 _MOST_ROWS = 40
@@ -32,7 +32,7 @@ def print_robustness(found: Mapping[str, Mapping[str, Mapping[str, Any]]], *, se
         rows += [[one["corruption"], str(one["severity"]), *_cells(one, compared)] for one in unit["corruptions"]]
         print_table(headings, rows[:_MOST_ROWS], text_columns=1, wrap=False)
         if len(rows) > _MOST_ROWS:
-            print_lines(f"and {len(rows) - _MOST_ROWS} more; robustness.json has them all")
+            print_told(f"and {len(rows) - _MOST_ROWS} more; robustness.json has them all")
         _print_reasons(name, [unit["clean"], *unit["corruptions"]], [*compared, *_AT_THRESHOLD, "good_shift"])
 
 
@@ -74,7 +74,7 @@ def _print_reasons(name: str, told: Sequence[Mapping[str, Any]], shown: Sequence
             if metric in shown:
                 reasons.setdefault(reason, {})[metric] = None
     for reason, metrics in reasons.items():
-        print_lines(f"robustness: {name}: {reason} ({', '.join(metrics)})")
+        print_told(f"robustness: {name}: {reason} ({', '.join(metrics)})")
 
 
 def _number(value: float | None, *, signed: bool = False, digits: int = 3) -> str:

@@ -27,6 +27,8 @@ FILES: Final = {
     "replicates": "replicates.schema.json",
     "baseline": "baseline.schema.json",
     "score": "score-line.schema.json",
+    "log": "log-line.schema.json",
+    "journal": "journal-line.schema.json",
 }
 
 
@@ -41,7 +43,7 @@ def schema(
         typer.Argument(
             metavar="[NAME]",
             help="spec (the default), run, metrics, gate, thresholds, timing, parity, anomalib, robustness, "
-            "replicates, baseline or score.",
+            "replicates, baseline, score, log or journal.",
             show_default=False,
             autocompletion=complete_schema,
         ),
@@ -51,7 +53,8 @@ def schema(
     ] = None,
     debug: o.Debug = False,
 ) -> None:
-    """Print the JSON Schema of a spec, of a JSON file of a run folder, or of a line of `score --json`.
+    """Print the JSON Schema of a spec, of a JSON file of a run folder, or of a line of `score --json`, of its journal
+    or of --log-file.
 
     Example: uadctl schema metrics
 
@@ -91,4 +94,12 @@ def make_schema(name: str) -> dict[str, Any]:
         from uadctl.score import ScoreLine
 
         return records_schema("A line of uadctl score --json", (ScoreLine,))
+    if name == "log":
+        from uadctl.cli.logs import LogLine
+
+        return records_schema("A line of uadctl --log-file", (LogLine,))
+    if name == "journal":
+        from uadctl.service import JournalHead, JournalRow
+
+        return records_schema("A line of uadctl score --journal FILE", (JournalHead, JournalRow))
     return document_schema(name)

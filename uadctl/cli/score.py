@@ -2,30 +2,69 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import io
 import math
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from uadctl.cli import options as o
 from uadctl.cli.console import print_lines, screen
-from uadctl.errors import RunError, SpecError
+from uadctl.errors import DataError, RunError, SpecError, UadctlError
+from uadctl.spec.values import printable
+from uadctl.untrusted import csv_line
 
 if TYPE_CHECKING:
+    from uadctl.runs.fitted import Fitted
     from uadctl.score import ScoreLine
+    from uadctl.service import Folder, Journal, Paths, Read
 
 _CSV_COLUMNS = ("path", "status", "score", "threshold", "verdict", "map", "reason", "p_value", "review_threshold")
 ANOMALY_FOUND = 4
 
 
 def score(
-    run: o.FinishedRun,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, or folders of them.")],
+    run: o.ScoringModel,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE|FOLDER...]", help="Images, or folders of them.", show_default=False),
+    ] = None,
+    watch: Annotated[
+        str | None,
+        typer.Option("--watch", metavar="DIR", help="Instead: the images in a folder, and all that come, without end."),
+    ] = None,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Instead: the paths that are written in, a line each.")
+    ] = False,
+    null: Annotated[bool, typer.Option("--null", help="With --stdin: paths end with NUL, not with the line.")] = False,
+    settle: Annotated[
+        float | None,
+        typer.Option(
+            "--settle",
+            metavar="SECONDS",
+            help="With --watch: a file is whole that has not changed for so long. Default: 1.",
+        ),
+    ] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(
+            "--journal",
+            metavar="FILE",
+            help="With --watch, --stdin: a record with one row a file, also across restarts.",
+        ),
+    ] = None,
+    max_errors: Annotated[
+        int | None,
+        typer.Option(
+            "--max-errors", metavar="N", help="End with 1, and without --output, after so many files with an error."
+        ),
+    ] = None,
     category: Annotated[
         str | None, typer.Option("--category", help="Which unit of the run, if it has several.")
     ] = None,
@@ -67,6 +106,7 @@ def score(
         str | None, typer.Option("--run-dir", metavar="DIR", help="Where a SPEC's runs are, if not where it says.")
     ] = None,
     json_: o.Json = False,
+    log_file: o.LogFile = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> None:
@@ -74,33 +114,49 @@ def score(
 
     Example: uadctl score runs/20260101T120000Z-demo-0123abcd new/ --json
 
+    With --watch it goes on until it is interrupted; a line on stderr tells every minute how it goes.
+
     Exit codes: 1 if a file could not be scored, 4 with --fail-on-anomaly if one is anomalous, with --fail-on-review
     also if one is to be reviewed; 1 wins.
     """
-    screen.configure(quiet=quiet, debug=debug)
+    o.check_distinct(
+        ("the model", run),
+        ("--output", output),
+        ("--coco", coco),
+        ("--journal", journal),
+        ("--log-file", log_file),
+    )
+    if watch is not None:
+        _check_inside(watch, ("--log-file", log_file))
+    screen.configure(quiet=quiet, debug=debug, log_file=log_file)
     if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
         raise SpecError(f"--output {output}: expected a name that ends with .csv or .jsonl")
     if coco is not None and Path(coco).suffix != ".json":
         raise SpecError(f"--coco {coco}: expected a name that ends with .json")
     if threshold is not None and not math.isfinite(threshold):
         raise SpecError(f"--threshold {threshold}: expected a finite number")
-    o.check_outputs(files=[("--output", output), ("--coco", coco)], folders=(("--maps", maps), ("--masks", masks)))
-    found = o.finished_run(run, run_dir=run_dir)
-    unit = found.choose(category=category, label=label, seed=seed)
-    spec = found.spec
+    fails = "--fail-on-anomaly" if fail_on_anomaly else "--fail-on-review" if fail_on_review else None
+    _check_sources(images or [], watch=watch, stdin=stdin, null=null, settle=settle, journal=journal)
+    _check_service(watch=watch, stdin=stdin, output=output, coco=coco, fails=fails, max_errors=max_errors)
+    o.check_outputs(
+        files=[("--output", output), ("--coco", coco), ("--journal", journal)],
+        folders=(("--maps", maps), ("--masks", masks)),
+    )
+    if watch is not None:
+        _check_inside(watch, ("--maps", maps), ("--masks", masks), ("--journal", journal))
+    judge = o.judge(run, category=category, label=label, seed=seed, run_dir=run_dir, device=device)
     import msgspec
 
-    from uadctl.runs.fitted import load
-    from uadctl.score import describe
+    from uadctl.score import check_options, describe
     from uadctl.score import score as score_images
+    from uadctl.service import Model, serve
 
-    fitted = load(unit, device=device or spec.run.device)
+    fitted = judge.fitted
     tiling = o.tiling(tile_size, tile_stride, tile_reduce, like=fitted.calibration.tiling)
     if threshold is None and fitted.calibration.image.value is None:
         reason = fitted.calibration.image.reason
-        if fail_on_anomaly or fail_on_review:
-            option = "--fail-on-anomaly" if fail_on_anomaly else "--fail-on-review"
-            raise RunError(f"{option} needs a threshold, and this run has none: {reason}", help="Give --threshold.")
+        if fails is not None:
+            raise RunError(f"{fails} needs a threshold, and this run has none: {reason}", help="Give --threshold.")
         if not quiet:
             screen.message("warning", f"this run has no threshold, verdicts are null: {reason}")
     if fail_on_review and (threshold is not None or fitted.calibration.review is None):
@@ -111,40 +167,151 @@ def score(
         )
     used = describe(fitted.calibration) if threshold is None else []
     broken = anomalous = reviewed = 0
-    with screen.progress(device=o.show_device(device or spec.run.device)) as progress, _writing(output) as file:
-        lines = score_images(
-            fitted,
-            images,
-            threshold=threshold,
-            maps=maps,
-            masks=masks,
-            coco=coco,
-            threads=spec.run.threads,
-            progress=progress,
-            tiling=tiling,
-        )
+    with (
+        screen.progress(device=o.show_device(judge.device)) as progress,
+        _writing(output) as file,
+        contextlib.ExitStack() as opened,
+    ):
+        if images:
+            lines = score_images(
+                fitted,
+                images,
+                threshold=threshold,
+                maps=maps,
+                masks=masks,
+                coco=coco,
+                threads=judge.threads,
+                progress=progress,
+                tiling=tiling,
+            )
+        else:
+            check_options(fitted, masks=masks, tiling=tiling)
+            model = Model(fitted, threshold, maps, masks, judge.threads, progress)
+            record = None if journal is None else opened.enter_context(_journal(journal, fitted))
+            feed = _feed(
+                watch, null=null, settle=settle, record=record, keep_out=(("--maps", maps), ("--masks", masks))
+            )
+            if record is not None:
+                screen.interrupted = "The same command goes on where this one stopped."
+            while used:
+                screen.note(used.pop(0), kind="note")
+            lines = serve(feed, model, journal=record, max_errors=max_errors, say=_say)
         for line in lines:
             while used:  # once it is clear that there is something to judge
                 screen.note(used.pop(0), kind="note")
             broken += line.status == "error"
             anomalous += line.verdict == "anomaly"
             reviewed += line.verdict == "review"
-            if only_anomalies and line.verdict == "good":
-                continue
-            encoded = msgspec.json.encode(line).decode()
-            if file is not None:
-                file.write(encoded + "\n" if Path(output or "").suffix == ".jsonl" else _csv_row(line))
-            print_lines(encoded if json_ else _for_people(line))
+            if line.status == "error":
+                screen.log.write("error", line.reason or "", path=line.path)
+            if not (only_anomalies and line.verdict == "good"):
+                encoded = msgspec.json.encode(line).decode()
+                if file is not None:
+                    file.write(encoded + "\n" if Path(output or "").suffix == ".jsonl" else _csv_row(line))
+                print_lines(encoded if json_ else _for_people(line))
+            if max_errors is not None and broken >= max_errors:  # within, so that --output does not look whole
+                raise UadctlError(f"{broken} files with an error: ended, as --max-errors {max_errors} wants")
     if broken:
         raise typer.Exit(1)
     if (anomalous and (fail_on_anomaly or fail_on_review)) or (reviewed and fail_on_review):
         raise typer.Exit(ANOMALY_FOUND)
 
 
+def _check_sources(
+    images: Sequence[str], *, watch: str | None, stdin: bool, null: bool, settle: float | None, journal: str | None
+) -> None:
+    """SpecError unless it is clear where the images come from."""
+    given = [n for n, g in (("IMAGE", bool(images)), ("--watch", watch is not None), ("--stdin", stdin)) if g]
+    if not given:
+        raise SpecError("nothing to score: expected IMAGE..., --watch DIR or --stdin", help="See: uadctl score --help")
+    if len(given) > 1:
+        raise SpecError(f"{given[0]} and {given[1]}: expected one of IMAGE..., --watch DIR and --stdin")
+    if null and not stdin:
+        raise SpecError("--null: has no effect without --stdin")
+    if settle is not None and watch is None:
+        raise SpecError(f"--settle {settle:g}: has no effect without --watch")
+    if settle is not None and not 0 <= settle < math.inf:
+        raise SpecError(f"--settle {settle:g}: expected a number of seconds >= 0")
+    if journal is not None and images:
+        raise SpecError(
+            f"--journal {journal}: has no effect without --watch or --stdin",
+            help="--output FILE.jsonl keeps the lines.",
+        )
+    if watch is not None and os.path.exists(watch) and not Path(watch).is_dir():  # noqa: PTH110 - false for all errors
+        raise DataError(f"{watch}: is a file, not a folder")
+
+
+def _check_service(
+    *, watch: str | None, stdin: bool, output: str | None, coco: str | None, fails: str | None, max_errors: int | None
+) -> None:
+    """SpecError for options that ask for what a service cannot give."""
+    if max_errors is not None and max_errors < 1:
+        raise SpecError(f"--max-errors {max_errors}: expected an integer >= 1")
+    if watch is not None and output is not None:
+        raise SpecError(
+            f"--output {output}: appears when all is scored, and --watch does not end", help="Give --journal FILE."
+        )
+    if coco is not None and (watch is not None or stdin):
+        option = "--stdin" if stdin else "--watch"
+        raise SpecError(f"--coco {coco}: describes a set of images that is known; it goes without {option}")
+    if watch is not None and fails is not None:
+        raise SpecError(f"{fails}: is an exit code for when all is scored, and --watch does not end")
+
+
+def _check_inside(watch: str, *outputs: tuple[str, str | None]) -> None:
+    """SpecError for an output in the folder that is watched: it would be judged, or vanish together with it."""
+    folder = Path(watch).resolve()
+    for option, name in outputs:
+        if name is not None and Path(name).resolve().is_relative_to(folder):
+            raise SpecError(f"{option} {name}: lies inside {watch}, which is watched", help="Name another place.")
+
+
+def _journal(path: str, fitted: Fitted) -> Journal:
+    from uadctl.service import Journal, model_digest
+
+    found = Journal(path, model=model_digest(fitted), say=_say)
+    if found.cut:
+        screen.note(f"{path}: the last row was cut short by a crash ({found.cut} bytes); its file is judged again")
+    return found
+
+
+def _feed(
+    watch: str | None,
+    *,
+    null: bool,
+    settle: float | None,
+    record: Journal | None,
+    keep_out: Sequence[tuple[str, str | None]],
+) -> Folder | Paths:
+    from uadctl.service import Folder, Paths
+
+    known = None if record is None else record.holding
+    if watch is not None:
+        return Folder(watch, settle=1.0 if settle is None else settle, known=known, say=_say)
+    folders = [(option, folder) for option, folder in keep_out if folder is not None]
+    return Paths(_stdin(), null=null, known=known, keep_out=folders)
+
+
+def _stdin() -> Read:
+    from uadctl.service import reading
+
+    try:
+        return reading(sys.stdin.fileno())
+    except AttributeError as error:  # there is none
+        raise SpecError("--stdin: is closed") from error
+    except io.UnsupportedOperation:  # it is no file, but what a test or a notebook has put in its place
+        stream = sys.stdin.buffer
+        return lambda seconds: stream.read(1 << 16)
+
+
+def _say(kind: Literal["note", "warning"], text: str) -> None:
+    screen.status(text, kind=kind)
+
+
 def _for_people(line: ScoreLine) -> str:
-    path = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line.path)
+    path = printable(line.path)
     if line.status == "error":
-        return f"{'error':<8}{'-':>12}{'-':>10}  {path}  ({line.reason})"
+        return f"{'error':<8}{'-':>12}{'-':>10}  {path}  ({printable(str(line.reason))})"
     # Rounded down: a printed score given back as --threshold is anomalous.
     score = math.floor((line.score or 0.0) * 10_000) / 10_000
     rank = "-" if line.p_value is None else f"p={line.p_value:.2g}"
@@ -152,10 +319,7 @@ def _for_people(line: ScoreLine) -> str:
 
 
 def _csv_row(line: ScoreLine) -> str:
-    text = io.StringIO()
-    values = [getattr(line, name) for name in _CSV_COLUMNS]
-    csv.writer(text, lineterminator="\n").writerow(["" if v is None else v for v in values])
-    return text.getvalue()
+    return csv_line(getattr(line, name) for name in _CSV_COLUMNS)
 
 
 @contextmanager
@@ -168,6 +332,6 @@ def _writing(output: str | None) -> Iterator[TextIO | None]:
 
     with replacing(Path(output)) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         if Path(output).suffix == ".csv":
-            csv.writer(file, lineterminator="\n").writerow(_CSV_COLUMNS)
+            file.write(csv_line(_CSV_COLUMNS))
         yield file
         file.flush()

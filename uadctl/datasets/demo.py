@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from uadctl.errors import DataError, SpecError
 from uadctl.progress import Progress, Silent
+from uadctl.untrusted import parse_json, read_bounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ TEST_GOOD = 16
 TEST_PER_DEFECT = 6
 
 MARKER = "demo.json"
+_MARKER_BYTES = 10_000
 """The file in the data set's folder that says which one it is, and that it is complete."""
 
 
@@ -212,7 +214,7 @@ def _marker(folder: Path, seed: int) -> dict[str, str | int]:
 
 def _read_marker(folder: Path) -> dict[str, object] | None:
     try:
-        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        content = parse_json(read_bounded(folder / MARKER, most=_MARKER_BYTES))
     except (OSError, ValueError):
         return None
     ours = isinstance(content, dict) and content.get("dataset") == "uadctl demo"

@@ -22,6 +22,7 @@ manifest and read back is measured without sPRO.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -41,6 +42,7 @@ from uadctl.imaging.listing import files_in, is_folder, joined
 from uadctl.records import Sample, Split
 from uadctl.spec.grammar import is_name, name_from
 from uadctl.spec.values import BAD, did_you_mean, kind, nearest, shown
+from uadctl.untrusted import MAX_DEPTH, MAX_LINE_BYTES, MAX_TABLE_BYTES, Hostile, check_json, read_bounded
 
 COLUMNS = ("path", "split", "label", "defect", "mask", "category", "group")
 """What a manifest may say of an image, in the order in which it is written."""
@@ -57,6 +59,21 @@ _LIKE_GOOD = ("good", "normal", "ok")
 _MASK_SEPARATOR = ";"
 # A manifest with a wrong column name has one problem a row: enough are shown to see what it is.
 _MOST_PROBLEMS = 50
+
+MAX_ROWS = 1_000_000
+"""The longest manifest that is read."""
+
+MAX_LINES = 2 * MAX_ROWS
+"""So many lines it may have, blank ones as well."""
+
+# Of a file that is no manifest at all the rest is not looked at.
+_TOO_MANY_PROBLEMS = 100_000
+# Of more columns than this, or keys in an object, not each is named: a few are known.
+_MOST_COLUMNS = 1000
+# Text is looked at in parts: of all of it at once, as text, there may be four times its bytes.
+_CHUNK = 1 << 20
+# Shorter lines cannot hold more values than are read.
+_LONG_LINE = 100_000
 
 # A path longer than this is cut in messages; those of real files are said whole.
 _LONGEST_TOLD = 300
@@ -277,9 +294,11 @@ def _stamp(file: str) -> tuple[int, ...] | None:
 
 def _content(file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
+        return read_bounded(file, most=MAX_TABLE_BYTES)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file") from error
+    except Hostile as error:
+        raise DataError(f"{file}: {error}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
@@ -293,10 +312,17 @@ def _understood_once(file: str, stamp: tuple[int, ...]) -> _Manifest:
 @lru_cache(maxsize=1)
 def _understood(file: str, data: bytes, of_labels: bool = False) -> _Manifest:
     manifest = _Manifest(file, name_from(PurePath(file).stem.strip()).strip(), of_labels)
-    text = _text(file, data)
-    rows = _csv_rows(manifest, text) if manifest_kind(file) == "csv" else _json_rows(manifest, text)
+    is_csv = manifest_kind(file) == "csv"
+    _check_text(file, data, ends=(b"\n", b"\r") if is_csv else (b"\n",))
+    # In CSV a line may end with "\r" alone, and within a cell line ends are kept as they are.
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="" if is_csv else "\n")
+    rows = _csv_rows(manifest, text) if is_csv else _json_rows(manifest, text)
     for line, cells in rows:
         _add_row(manifest, line, cells)
+        if len(manifest.rows) > MAX_ROWS:
+            raise DataError(f"{file}: lists more than {MAX_ROWS} images", help="Part it into several manifests.")
+        if len(manifest.problems) > _TOO_MANY_PROBLEMS:
+            raise _layout_error(manifest, manifest.problems)
     if not manifest.rows and not manifest.problems:
         raise LayoutError([Problem(f"{file}: lists no image", f"Its columns: {', '.join(COLUMNS)}")])
     _sort_by_category(manifest)
@@ -314,23 +340,47 @@ def _sort_by_category(manifest: _Manifest) -> None:
             manifest.by_category[row.category].append(row)
 
 
-def _text(file: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise LayoutError(
-            [Problem(f"{file}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x})", "Save the file as UTF-8.")]
-        ) from error
+def _check_text(file: str, data: bytes, *, ends: Sequence[bytes]) -> None:
+    """DataError for too many lines, which end with any of these; LayoutError for what is no UTF-8."""
+    if max(map(data.count, ends)) > MAX_LINES:
+        raise DataError(f"{file}: has more than {MAX_LINES} lines", help="Part it into several manifests.")
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for end in range(_CHUNK, len(data) + _CHUNK, _CHUNK):
+        try:
+            decoder.decode(data[end - _CHUNK : end], final=end >= len(data))
+        except UnicodeDecodeError as error:
+            # What it had in hand begins with the rest of the part before.
+            place = min(end, len(data)) - len(error.object) + error.start
+            line = data.count(b"\n", 0, place) + 1
+            raise LayoutError(
+                [Problem(f"{file}:{line}: not UTF-8 text (byte 0x{data[place]:02x})", "Save the file as UTF-8.")]
+            ) from error
 
 
-def _csv_rows(manifest: _Manifest, text: str) -> Iterator[tuple[int, dict[str, object]]]:
+def _too_long(manifest: _Manifest, line: int) -> LayoutError:
+    return _layout_error(
+        manifest,
+        [*manifest.problems, (line, manifest.problem(line, f"longer than {MAX_LINE_BYTES} characters, as no row is"))],
+    )
+
+
+def _csv_rows(manifest: _Manifest, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, object]]]:
     """The cells of each row by the name of their column, and the line at which it begins."""
     header: list[str | None] | None = None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
+    line, taken = 1, 0
+
+    def lines() -> Iterator[str]:
+        nonlocal taken
+        while one := text.readline(MAX_LINE_BYTES + 1):
+            taken += len(one)
+            if taken > MAX_LINE_BYTES:  # a row may have several lines
+                raise _too_long(manifest, line)
+            yield one
+
+    reader = csv.reader(lines(), strict=True)
     try:
         for cells in reader:
+            taken = 0
             start, line = line, reader.line_num + 1
             if not any(cell.strip() for cell in cells):  # blank; spreadsheets keep the commas of an empty row
                 continue
@@ -362,6 +412,9 @@ def _header(manifest: _Manifest, line: int, cells: Sequence[str]) -> list[str | 
             line, f"one column, {shown(cells[0])}", "A comma parts two columns: save the table anew, as CSV."
         )
         return None
+    if len(cells) > _MOST_COLUMNS:
+        manifest.wrong(line, f"{len(cells)} columns, at most {_MOST_COLUMNS} are read")
+        return None
     names: list[str | None] = []
     meant: set[str | None] = set()
     for cell in cells:
@@ -386,11 +439,16 @@ def _unknown(what: str, name: str) -> tuple[str, str]:
     return f"there is no {what} {shown(name)}{did_you_mean(name, COLUMNS)}", f"There are: {', '.join(COLUMNS)}"
 
 
-def _json_rows(manifest: _Manifest, text: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_rows(manifest: _Manifest, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, whole in enumerate(iter(lambda: text.readline(MAX_LINE_BYTES + 1), ""), start=1):
+        if len(whole) > MAX_LINE_BYTES:
+            raise _too_long(manifest, number)
+        line = whole.removesuffix("\n")
         if not line.strip():
             continue
         try:
+            if len(line) > _LONG_LINE or line.count("[") + line.count("{") > MAX_DEPTH:
+                check_json(line.encode("utf-8", "surrogatepass"))
             value = json.loads(line, object_pairs_hook=_Pairs, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             manifest.wrong(number, f"not valid JSON: {error.msg} (column {error.colno})", "One object a line.")
@@ -418,6 +476,9 @@ def _no_constant(text: str) -> None:
 def _keys(manifest: _Manifest, line: int, pairs: _Pairs) -> dict[str, object] | None:
     """An object's values by the name of their column; None if a key is wrong, for another is then missing."""
     before = len(manifest.problems)
+    if len(pairs) > _MOST_COLUMNS:
+        manifest.wrong(line, f"{len(pairs)} keys, at most {_MOST_COLUMNS} are read")
+        return None
     cells: dict[str, object] = {}
     for key, value in pairs:
         name = key.strip().casefold()
@@ -660,7 +721,15 @@ def _no_image(manifest: _Manifest, below: str) -> list[tuple[str, str | None]]:
         return [(f"{told}: no such file", hint)]
     except OSError as error:
         return [(f"{told}: cannot be read ({error.strerror or error})", None)]
-    return [(f"{told}: is a folder, expected an image", None)] if stat.S_ISDIR(facts.st_mode) else []
+    return _not_a_file(told, facts.st_mode, "an image")
+
+
+def _not_a_file(told: str, mode: int, what: str) -> list[tuple[str, str | None]]:
+    """What is wrong with a path that leads to something else than a file, of this mode. A device may have no end."""
+    if stat.S_ISREG(mode):
+        return []
+    found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    return [(f"{told}: is {found}, expected {what}", None)]
 
 
 def _without_space(manifest: _Manifest, below: str) -> str | None:
@@ -701,15 +770,15 @@ def _find_masks(
     for name in row.masks:
         mask = manifest.path(name)
         try:
-            key = _file(mask)
+            facts = os.stat(mask)  # noqa: PTH116 - as above
         except OSError:
             missing.append(name)
             continue
         found.append(mask)
-        if is_folder(mask):
-            wrong.append((f"{manifest.told(name)}: is a folder, expected a mask", None))
+        if no_file := _not_a_file(manifest.told(name), facts.st_mode, "a mask"):
+            wrong += no_file
             continue
-        other = owners.setdefault(key, row)
+        other = owners.setdefault((facts.st_dev, facts.st_ino), row)
         if other is not row:
             wrong.append(
                 (

@@ -23,7 +23,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from uadctl.datasets.base import Dataset, MaskFolder, Where
@@ -43,6 +42,7 @@ from uadctl.datasets.sorted_folders import (
 from uadctl.errors import DataError, with_help
 from uadctl.imaging.listing import is_folder, joined
 from uadctl.records import DefectConfig, Sample
+from uadctl.untrusted import MAX_SPEC_BYTES, Hostile, parse_json, read_bounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,12 +156,14 @@ def read_defects(path: str) -> tuple[DefectConfig, ...] | None:
 
 def _read_list(path: str) -> list[Any]:
     try:
-        entries = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        entries = parse_json(read_bounded(path, most=MAX_SPEC_BYTES))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: is not JSON ({error.msg})", help=_CONFIG_HOLDS) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, brackets without end
+    except Hostile as error:
+        raise DataError(f"{path}: {error}", help=_CONFIG_HOLDS) from error
+    except ValueError as error:  # not UTF-8, or not strict
         raise DataError(f"{path}: is not JSON ({error})", help=_CONFIG_HOLDS) from error
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of defects, found {_shown(entries)}", help=_CONFIG_HOLDS)

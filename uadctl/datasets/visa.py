@@ -46,6 +46,7 @@ from uadctl.datasets.sorted_folders import Folders, Truth, given_images, has_par
 from uadctl.errors import DataError, Problem, with_help
 from uadctl.imaging.listing import files_in, is_folder, joined, subfolders
 from uadctl.records import Sample, Split
+from uadctl.untrusted import MAX_TABLE_BYTES, Hostile, read_bounded
 
 _OBJECTS = frozenset(
     {
@@ -501,11 +502,13 @@ def _read_table(path: str, columns: Sequence[str]) -> _Table:
     with every column that is missing.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = read_bounded(path, most=MAX_TABLE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Hostile as error:
+        raise DataError(f"{path}: {error}") from error
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     rows: list[_Row] = []
     problems: list[str] = []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import time
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
 from uadctl.errors import SpecError, WeightsError
 from uadctl.features.network import COUNTER, Architecture, Trunk
 from uadctl.features.weights import find_weights, load_state
+from uadctl.room import give_back, ran_out
 from uadctl.spec.registry import load_target, resolve_backbone
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ _TOGETHER = 1 << 17
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _REPEATS = 3
 _GAIN = 0.03
-# How MPS says what is torch.OutOfMemoryError elsewhere.
-_MPS_IS_FULL = ("MPS backend out of memory", "Invalid buffer size")
 
 _DEVICES = "Expected: auto (the best there is), cpu, cuda, cuda:N or mps."
 
@@ -148,6 +148,27 @@ def _on_mps(precision: Precision) -> str:
     return precision
 
 
+def settle(device: str) -> None:
+    """Have torch compute exactly, and with sums in a fixed order where it can. Elsewhere than on CUDA, nothing.
+
+    From then on for the whole process. To be called before the first product of matrices on the device: cuBLAS reads
+    its setting then, and never again.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return
+    # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # What has no such kernel is computed all the same: run.json says that of CUDA nothing is promised.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # That would cost time, and nothing here is read before it is written.
+    cast("Any", torch.utils.deterministic).fill_uninitialized_memory = False
+
+
 def find_architecture(entry: BackboneEntry, *, layers: Sequence[str], runtime: Runtime) -> Architecture | Trunk:
     """The network of a registered backbone, cut after these layers; no tensor is made.
 
@@ -184,7 +205,7 @@ class Backbone:
     runtime: "torch", or "openvino" (an extra; processors only; as many threads as torch has at the first batch).
     cache:   where batches that were computed before are looked up.
 
-    On CUDA, convolutions of the whole process no longer round float32 to TF32 from the first batch on.
+    On CUDA the whole process computes as `settle` says from the first batch on.
 
     Attributes: `entry`, `layers` (in network order), `weights` (facts for the run's record), `device`, `precision` (the
     one in effect), `runtime`.
@@ -330,18 +351,17 @@ class Backbone:
 
         size: height and width of the images. Raises torch.OutOfMemoryError if not even one fits.
         """
-        import torch
-
         noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
         best, least = _BATCHES[0], self._seconds(noise)
         for number in _BATCHES[1:]:
             try:
                 seconds = self._seconds(np.repeat(noise, number, axis=0))
-            except torch.OutOfMemoryError:
-                break
-            except RuntimeError as error:
-                if self.device != "mps" or not any(text in str(error) for text in _MPS_IS_FULL):
+            except Exception as error:
+                if not ran_out(error):
                     raise
+                seconds = float("inf")
+            if seconds == float("inf"):
+                give_back()
                 break
             if seconds > (1 - _GAIN) * least:
                 break
@@ -412,13 +432,10 @@ class Backbone:
     @functools.cached_property
     def _network(self) -> TorchModule | TorchNetwork:
         """The network as torch computes it."""
-        import torch
 
         from uadctl.features.torch_runtime import TorchModule, TorchNetwork
 
-        if self.device.startswith("cuda"):
-            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
-            torch.backends.cudnn.allow_tf32 = False
+        settle(self.device)
         mean, std, precision = self.entry.mean, self.entry.std, self.precision
         if isinstance(self._architecture, Trunk):
             return TorchModule(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uadctl.errors import RunError, SpecError, WeightsError
+from uadctl.errors import ImageError, SpecError, WeightsError
 from uadctl.features import openclip
 from uadctl.features.openclip import TowerConfig
 from uadctl.records import Size
@@ -215,14 +215,12 @@ class OpenCLIPEmbedder:
         """Put a tower with these tensors on the device. origin: what a record says of where they are from."""
         import torch
 
-        from uadctl.features.backbone import resolve_device, resolve_precision
+        from uadctl.features.backbone import resolve_device, resolve_precision, settle
         from uadctl.features.network import DTYPES
 
         device = resolve_device(self.device)
         effective = resolve_precision(precision, device=device, runtime="torch")
-        if device.startswith("cuda"):
-            # fp32 means fp32: convolutions would otherwise round their input to TF32's 10 bits.
-            torch.backends.cudnn.allow_tf32 = False
+        settle(device)
         with torch.device("meta"):
             tower = openclip.make_tower(config)
         self._state = dict(state)
@@ -418,7 +416,7 @@ def _matching(
 
 def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
     if not bool(tensor.isfinite().all()):
-        raise RunError(
+        raise ImageError(
             f"{name}: features contain NaN or infinity",
             help='In precision "fp16" numbers end at 65504: use "bf16" or "fp32".',
         )

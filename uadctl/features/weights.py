@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from uadctl.atomic import replacing, write_json
 from uadctl.errors import WeightsError
 from uadctl.features.download import DownloadFailed, alone, download, sha256_of
+from uadctl.untrusted import MAX_SPEC_BYTES, Hostile, check_safetensors, parse_json, read_bounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +97,9 @@ def load_state(file: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
+            check_safetensors(file)
             return dict(load_file(file))
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, Hostile) as error:
             raise WeightsError(f"{file}: not a safetensors file: {error}") from error
     import pickle
 
@@ -210,7 +211,9 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         return {}
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parse_json(read_bounded(file, most=MAX_SPEC_BYTES))
+    except Hostile as error:
+        raise WeightsError(f"{file}: {error}", help="Remove it, and fetch the weights again.") from error
     except ValueError as error:
         raise WeightsError(f"{file}: not JSON: {error}", help="Remove it, and fetch the weights again.") from error
     files = document.get("files") if isinstance(document, dict) else None

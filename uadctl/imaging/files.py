@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import re
 import shutil
 import struct
 import threading
@@ -21,8 +22,9 @@ import numpy as np
 
 from uadctl.atomic import replacing, write_bytes
 from uadctl.errors import DataError
-from uadctl.imaging.formats import IMAGE_SUFFIXES, BrokenImage, Header, kind_of, read_header
+from uadctl.imaging.formats import IMAGE_SUFFIXES, BrokenImage, Header, kind_of, read_header, scan_start
 from uadctl.imaging.listing import list_images
+from uadctl.imaging.overheard import listening
 from uadctl.imaging.rows import RawLayout, RegularFile, plain_pixels
 from uadctl.records import Box, Size
 
@@ -54,6 +56,14 @@ MAX_PIXELS = 1 << 28
 MAX_FILE_BYTES = (1 << 31) - 1
 """OpenCV addresses the bytes of a file with 32 bits."""
 
+_ALWAYS_GRANTED = 3 * MAX_PIXELS
+"""Any file may decode to so many bytes: an image of MAX_PIXELS, 8 bits a channel, blank or not. One of more (16 bits,
+alpha) must be worth it: ..."""
+
+_GRANTED_PER_BYTE = 256
+"""... so many bytes for each byte of the file. Deflate packs nothing but zeros to a thousandth; a picture of anything,
+with a camera's noise, to a fiftieth at the best."""
+
 LARGEST_FLOAT16 = 65504.0
 """The largest finite number of 16 bits (IEEE 754-2019, binary16)."""
 
@@ -82,9 +92,12 @@ def read_image(
 
     Exif orientation is applied. Grey becomes three equal channels. Without a window 16 bits become 8 by the full range
     of the type (value / 257, rounded): 12-bit data in a 16-bit file stay dark; floats must lie in [0, 1]. With one,
-    floats may be any but NaN and infinity. Alpha is dropped, the colours under it are kept as stored. Of files with
-    several pages or frames, the first is read. CMYK JPEGs are converted the way OpenCV does it, without colour
-    profiles.
+    floats may be any but NaN and infinity. Alpha is dropped, the colours under it are kept as stored. A file with
+    several frames, or pages of one size, is refused: the others would not be looked at. Of a TIFF with pages of other
+    sizes, and of a JPEG with pictures after the first, the first is read. CMYK JPEGs are converted the way OpenCV does
+    it, without colour profiles. Where the GNU C library is, a JPEG is refused whose decoder says that it had to make up
+    a part: its data have no checksum, so that damage it does not notice stays unnoticed. Padding that it passes over is
+    no damage.
 
     Returns an (H, W, 3) uint8 array. Raises DataError naming the file where it is missing, not an image, cut off,
     damaged, larger than MAX_PIXELS or of a kind that is not read; for arrays TypeError (not uint8) or ValueError
@@ -152,7 +165,11 @@ def defect_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     Each pixel for itself, so that a region gives what the whole does. Raises BrokenImage for NaN and infinity.
     """
     _check_finite(pixels)
-    defect = pixels > 0 if pixels.ndim == 2 else (pixels > 0).any(axis=2)
+    if pixels.ndim == 2:
+        return np.asarray(pixels > 0).view(np.uint8)
+    defect = pixels[..., 0] > 0
+    for channel in range(1, pixels.shape[2]):
+        defect |= pixels[..., channel] > 0
     return np.asarray(defect).view(np.uint8)
 
 
@@ -414,6 +431,14 @@ def _stored(path: PathLike, raw: RawLayout | None, *, mask: bool, way_out: str |
         if plain is not None:
             _check_pixels(plain.size, way_out)
             return plain.read(Box.whole(plain.size))
+        if kind_of(file.read(0, min(16, file.length))) == "TIFF":
+            from uadctl.imaging.tiff import open_regions
+
+            regions = open_regions(file, whole=True)
+            if regions is not None:
+                _check_pixels(regions.size, way_out)
+                _check_worth(regions.size, regions.pixel_bytes, file.length)
+                return upright(regions.read(Box.whole(regions.size)), regions.orientation)
         data = _whole(file, way_out)
     return _decode(data, mask=mask, way_out=way_out)
 
@@ -446,16 +471,39 @@ def _check_pixels(size: Size, way_out: str | None = _WAY_OUT) -> None:
         )
 
 
+def _check_worth(size: Size, pixel_bytes: int, length: int) -> None:
+    """BrokenImage for a small file that decodes to more than any 8-bit image would: memory that no picture needs.
+
+    pixel_bytes: of a decoded pixel. length: of the file.
+    """
+    needed = size.height * size.width * pixel_bytes
+    if needed > max(_ALWAYS_GRANTED, _GRANTED_PER_BYTE * length):
+        raise BrokenImage(
+            f"{size} pixels (height x width) of {pixel_bytes} bytes decode to {needed} bytes, more than "
+            f"{_ALWAYS_GRANTED}, and the file has only {length}",
+            help="Save it with 8 bits and without alpha; or, where it is what it seems, uncompressed.",
+        )
+
+
 def _decode(data: bytes, *, mask: bool = False, way_out: str | None = _WAY_OUT) -> NDArray[Any]:
     """Decode to the stored depth, upright: (H, W) or (H, W, 3) RGB (for a mask: the channels in any order)."""
     if kind_of(data) == "TIFF":
         from uadctl.imaging.tiff import read_tiff
 
         check = functools.partial(_check_pixels, way_out=way_out)
-        pixels, orientation = read_tiff(data, check=check, opencv=_opencv_as_stored)
+        worth = functools.partial(_check_worth, length=len(data))
+        pixels, orientation = read_tiff(data, check=check, worth=worth, opencv=_opencv_as_stored)
         return upright(pixels, orientation)
     header = read_header(data)
     _check_pixels(header.stored, way_out)
+    if header.most is not None and header.stored.height * header.stored.width > header.most:
+        raise BrokenImage(
+            f"truncated: {header.stored} pixels (height x width) cannot be packed into {len(data)} bytes of "
+            f"{header.kind}"
+        )
+    # An image is decoded to three channels whatever it has; a PNG of four is unpacked whole on the way.
+    channels = header.channels if mask else max(3, header.channels)
+    _check_worth(header.stored, channels * header.depth, len(data))
     if mask:
         stored = _opencv_as_stored(header.payload)
         stored = None if stored is None else (stored if stored.ndim == 2 else stored[..., :3])
@@ -475,34 +523,98 @@ def _ends_early(header: Header, stored: NDArray[Any], *, mask: bool) -> bool:
     if not bool((stored[-1, -1] == 128).all()):
         return False
     longer = header.payload[:-2] + b"\x5a\xa5" * 64 + b"\xff\xd9"
-    again = _opencv_as_stored(longer) if mask else _opencv_rgb(longer)
+    # Of these the decoder rightly says that they are too many.
+    again = _opencv_as_stored(longer, believed=True) if mask else _opencv_rgb(longer, believed=True)
     return again is None or not np.array_equal(again, stored)
 
 
-def _opencv_rgb(data: bytes) -> NDArray[Any] | None:
+def _opencv_rgb(data: bytes, *, believed: bool = False) -> NDArray[Any] | None:
     import cv2
 
     # The orientation is applied by `_upright`: which formats OpenCV turns differs between its versions.
-    pixels = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    pixels = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION, believed=believed)
+    if pixels is not None:
+        # In place OpenCV turns a copy: of a band of rows that is little.
+        at_once = max(1, _CONVERTED // pixels.shape[1])
+        for first in range(0, len(pixels), at_once):
+            band = pixels[first : first + at_once]
+            cv2.cvtColor(band, cv2.COLOR_BGR2RGB, dst=band)
+    return pixels
 
 
-def _opencv_as_stored(data: bytes) -> NDArray[Any] | None:
+def _opencv_as_stored(data: bytes, *, believed: bool = False) -> NDArray[Any] | None:
     import cv2
 
-    return _imdecode(data, cv2.IMREAD_UNCHANGED)
+    return _imdecode(data, cv2.IMREAD_UNCHANGED, believed=believed)
 
 
-def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
+def _imdecode(data: bytes, flags: int, *, believed: bool) -> NDArray[Any] | None:
+    """None where it cannot be decoded. BrokenImage where the decoder has doubts, unless the file is believed."""
+    pixels, said = _heard(data, flags)
+    if pixels is not None and not believed and not _only_padded(said, data, pixels, flags):
+        _check_said(said)
+    return pixels
+
+
+def _heard(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
+    """The pixels, None where it cannot be decoded; and what the decoder said."""
     import cv2
 
-    with _quiet_opencv():
+    def decoded() -> NDArray[Any] | None:
         try:
             pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             return None
-    return pixels
+        return pixels
 
+    with _quiet_opencv():
+        return listening(decoded)
+
+
+def _check_said(said: str) -> None:
+    """BrokenImage where libjpeg has made up a part of a picture, and has only said so (its jerror.h, 3.1.2)."""
+    for line in said.splitlines():
+        if line in _TOO_SHORT:
+            raise BrokenImage("truncated: the JPEG's pixel data end before its last row")
+        if line.startswith(_MADE_UP):
+            raise BrokenImage(f"damaged: the decoder says: {line}")
+
+
+def _only_padded(said: str, data: bytes, pixels: NDArray[Any], flags: int) -> bool:
+    """Whether a JPEG's decoder complains of padding between its pixel data and a marker, and of nothing else."""
+    found = [line for line in said.splitlines() if line.startswith(_MADE_UP)]
+    surplus = _SURPLUS.fullmatch(found[0]) if found else None
+    if surplus is None:
+        return False
+    if surplus[2] == "d9" and int(surplus[1]) <= _PADDING and len(set(data[-2 - int(surplus[1]) : -2])) == 1:
+        return True  # some cameras fill up the last bytes, always with the same one
+    # libjpeg speaks once only: what is wrong further on, it says of the file without the padding. Where the data
+    # themselves end in a zero, it misses that zero and puts one in its place.
+    again, then = _heard(_without_zeros(data), flags)
+    told = {line for line in then.splitlines() if line.startswith(_MADE_UP)}
+    return again is not None and np.array_equal(again, pixels) and told <= {_MISSED}
+
+
+def _without_zeros(data: bytes) -> bytes:
+    """A JPEG without the zeros before the markers of its pixel data."""
+    start = scan_start(data)
+    kept = [data[:start]]
+    for found in _IN_SCAN.finditer(data, start):
+        piece = data[start : found.start()]
+        bare = piece.rstrip(b"\0")
+        # A zero after 0xFF belongs to it.
+        kept += [bare, b"\0" if bare.endswith(b"\xff") and len(bare) < len(piece) else b"", found[0]]
+        start = found.end()
+    return b"".join(kept)
+
+
+# "Invalid SOS parameters" is not among them: what a sequential JPEG states there has no meaning (T.81, B.2.3).
+_MADE_UP = ("Corrupt JPEG data", "Inconsistent progression", "Premature end of JPEG file")
+_MISSED = "Corrupt JPEG data: premature end of data segment"
+_TOO_SHORT = (_MISSED, "Premature end of JPEG file")
+_SURPLUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x(\w\w)")
+_PADDING = 16
+_IN_SCAN = re.compile(rb"\xff++[\xd0-\xd7\xd9]")
 
 _quiet_lock = threading.Lock()
 _quiet_depth = 0

@@ -28,6 +28,28 @@ NPY_SIGNATURE = b"\x93NUMPY"
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What cameras, phones and shops also write: naming it saves the reader the search. Compare the media types of IANA.
+_OTHERS = {
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL "),
+    "JPEG 2000": re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  "),
+    "AVIF": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "HEIC": re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL),
+    "PDF": re.compile(rb"%PDF-"),
+    "ZIP": re.compile(rb"PK\x03\x04"),
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "Photoshop": re.compile(rb"8BPS"),
+    "OpenEXR": re.compile(rb"v/1\x01"),
+    "HTML": re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE),
+}
+
+# What a byte can unpack to at the most. Deflate: 258 bytes of two bits (RFC 1951, §3.2.5). Huffman's codes have one
+# bit or more, and each block of 8x8 pixels has a code (T.81, F.1.2, G.1.2.1); an arithmetic coder has no such bound.
+_DEFLATE = 1032
+_HUFFMAN = 512
+_ARITHMETIC = 0xC9
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
 # Inside a JPEG scan 0xFF is followed by 0 (stuffing), a restart marker or a fill byte; anything else ends the scan.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
@@ -50,12 +72,18 @@ class Header:
     kind:        the format, by content.
     stored:      the size as stored, before `orientation` is applied.
     orientation: Exif orientation 1 to 8 (1 = upright).
+    channels:    of a pixel, as OpenCV decodes them when it keeps what is stored: a palette as its colours, with alpha.
+    depth:       bytes of a channel.
+    most:        pixels that the file's bytes can hold at the most, however well they are packed; None: any number.
     payload:     the bytes to give to the decoder: the file, without the parts that only make decoders chatter.
     """
 
     kind: Kind
     stored: Size
     orientation: int
+    channels: int
+    depth: int
+    most: int | None
     payload: bytes
 
     @property
@@ -81,6 +109,9 @@ def kind_of(data: bytes) -> Kind:
     for whole in (_PNG_SIGNATURE, b"\xff\xd8\xff"):
         if whole.startswith(data):
             raise BrokenImage(f"truncated: the file has only {len(data)} bytes")
+    for kind, signature in _OTHERS.items():
+        if signature.match(data):
+            raise BrokenImage(f"the file is {kind}; PNG, JPEG, BMP, TIFF and WebP are read")
     raise BrokenImage("not a PNG, JPEG, BMP, TIFF or WebP file")
 
 
@@ -127,6 +158,15 @@ def _size(height: int, width: int) -> Size:
     return Size(height, width)
 
 
+def check_frames(frames: int, kind: str) -> None:
+    """BrokenImage for more than one: a defect on the second would never be looked at."""
+    if frames > 1:
+        raise BrokenImage(
+            f"a {kind} of {frames} frames: one picture is looked at, and the others would not be",
+            help="Save each frame to a file of its own.",
+        )
+
+
 def _png(data: bytes) -> Header:
     position = len(_PNG_SIGNATURE)
     view = memoryview(data)
@@ -134,6 +174,7 @@ def _png(data: bytes) -> Header:
     orientation = 1
     pixels = False
     ended = False
+    bits, colours, transparent, packed = 8, 2, False, 0
     kept: list[memoryview] = [view[:position]]
     while not ended:
         if position + 12 > len(data):
@@ -158,24 +199,33 @@ def _png(data: bytes) -> Header:
         if name == b"IHDR":
             if length != 13:
                 raise BrokenImage(f"the PNG's IHDR chunk has {length} bytes, expected 13")
-            width, height = struct.unpack_from(">II", data, position + 8)
+            width, height, bits, colours = struct.unpack_from(">IIBB", data, position + 8)
             size = _size(height, width)
         elif name == b"IDAT":
             pixels = pixels or length > 0
+            packed += length
+        elif name == b"tRNS":
+            transparent = True
+        elif name == b"acTL" and length >= 4:
+            check_frames(int.from_bytes(data[position + 8 : position + 12], "big"), "PNG")
         elif name == b"eXIf":
             orientation = exif_orientation(data[position + 8 : end - 4])
         ended = name == b"IEND"
         position = end
     if size is None or not pixels:
         raise BrokenImage("the PNG has no pixel data (no IDAT chunk)")
+    most = _DEFLATE * packed * 8 // max(1, bits * _PNG_SAMPLES.get(colours, 1))
     payload = data if sum(map(len, kept)) == len(data) else b"".join(kept)
-    return Header("PNG", size, orientation, payload)
+    # Of grey with alpha OpenCV makes four channels.
+    channels = 4 if colours & 4 or transparent else 3 if colours & 2 else 1
+    return Header("PNG", size, orientation, channels, 2 if bits == 16 else 1, most, payload)
 
 
 def _jpeg(data: bytes) -> Header:
     position = 2
     size: Size | None = None
     components = 0
+    frame = 0xC0
     orientation = 1
     adobe = False
     scans = 0
@@ -211,6 +261,7 @@ def _jpeg(data: bytes) -> Header:
                 height, width = struct.unpack_from(">HH", body, 1)
                 size = _size(height, width)
                 components = body[5]
+                frame = marker
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
             orientation = exif_orientation(body)
         elif marker == 0xEE and body.startswith(b"Adobe"):
@@ -231,17 +282,35 @@ def _jpeg(data: bytes) -> Header:
         raise BrokenImage("a CMYK JPEG that does not say which way its inks run; save it as RGB")
     # Phones append further pictures after the first; only the first is handed on.
     end = position + 2
-    return Header("JPEG", size, orientation, data if end == len(data) else data[:end])
+    most = _HUFFMAN * end if frame < _ARITHMETIC else None
+    channels = 1 if components == 1 else 3
+    return Header("JPEG", size, orientation, channels, 1, most, data if end == len(data) else data[:end])
+
+
+def scan_start(data: bytes) -> int:
+    """Where the pixel data begin, in the payload of a JPEG that `read_header` has walked."""
+    position = 2
+    while data[position + 1] != 0xDA:
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:
+            position += 2
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
 def _webp(data: bytes) -> Header:
     (stated,) = struct.unpack_from("<I", data, 4)
     total = stated + 8
+    frames = 0
     if total > len(data):
         raise BrokenImage(f"truncated: the WebP states {total} bytes, the file has {len(data)}")
     size: Size | None = None
     orientation = 1
     pixels = False
+    alpha = False
     position = 12
     while position + 8 <= total:
         name = data[position : position + 4]
@@ -253,6 +322,7 @@ def _webp(data: bytes) -> Header:
             width = 1 + int.from_bytes(data[start + 4 : start + 7], "little")
             height = 1 + int.from_bytes(data[start + 7 : start + 10], "little")
             size = Size(height, width)
+            alpha = alpha or bool(data[start] & 0x10)
         elif name == b"VP8 " and length >= 10:
             width, height = struct.unpack_from("<HH", data, start + 6)
             size = size or _size(height & 0x3FFF, width & 0x3FFF)
@@ -260,15 +330,18 @@ def _webp(data: bytes) -> Header:
         elif name == b"VP8L" and length >= 5:
             (bits,) = struct.unpack_from("<I", data, start + 1)
             size = size or Size(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF))
+            alpha = alpha or bool(bits >> 28 & 1)
             pixels = True
         elif name == b"ANMF":
             pixels = True
+            frames += 1
         elif name == b"EXIF":
             orientation = exif_orientation(data[start:end])
         position = end + length % 2
+    check_frames(frames, "WebP")
     if size is None or not pixels:
         raise BrokenImage("the WebP has no pixel data")
-    return Header("WebP", size, orientation, data)
+    return Header("WebP", size, orientation, 4 if alpha else 3, 1, None, data)
 
 
 def _bmp(data: bytes) -> Header:
@@ -287,4 +360,4 @@ def _bmp(data: bytes) -> Header:
     needed = stated if compression in (1, 2) else start + (size.width * bits + 31) // 32 * 4 * size.height
     if needed > len(data):
         raise BrokenImage(f"truncated: the BMP needs {needed} bytes, the file has {len(data)}")
-    return Header("BMP", size, 1, data)
+    return Header("BMP", size, 1, 4 if bits == 32 else 3, 1, None, data)

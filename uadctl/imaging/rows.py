@@ -7,8 +7,8 @@ Source: NumPy Enhancement Proposal 1, "A simple file format for NumPy arrays" (v
 
 from __future__ import annotations
 
-import ast
 import os
+import re
 import stat
 import threading
 import weakref
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RAW_KINDS = {"uint8": "u1", "uint16": "<u2", "float32": "<f4"}
+
+# What NumPy writes in front of an array, read by its own pattern: Python's parser of literals keeps its depth for all
+# threads together in 3.11 and fails in several at once, and NumPy would warn of odd types on somebody's terminal. A
+# type stands there by its code. No run is given back once it is taken: long ones would cost its square.
+_NPY_ENTRY = re.compile(
+    r"""(['"])(?P<name>descr|fortran_order|shape)\1\s*+:\s*+
+    (?:(['"])(?P<type>[<>|=]?[biufcSUVOmM]\d{0,9}(?:\[\w{0,9}\])?)\3|(?P<order>True|False)|
+    \((?P<shape>[\d,\x20]*+)\))\s*+""",
+    re.VERBOSE | re.ASCII,
+)
+_NPY_SHAPE = re.compile(r"\x20*+(?:(?:0|[1-9]\d{0,29})\x20*+,\x20*+){1,64}+(?:(?:0|[1-9]\d{0,29})\x20*+)?", re.ASCII)
+
+_BLANKS = re.compile(r"\s*+")
 
 # As many bytes are fetched in one go to keep a part of them: cheaper than a call for each row.
 _FETCHED = 1 << 16
@@ -270,14 +283,31 @@ def _npy_pixels(file: RegularFile) -> PlainPixels:
 
 
 def _npy_facts(header: str) -> dict[str, Any]:
+    """Its "descr", "fortran_order" and "shape". BrokenImage for a header that is not written as NumPy does."""
+    unreadable = BrokenImage("damaged: the header of the .npy file cannot be read")
+    text = header.strip()
+    if not (text.startswith("{") and text.endswith("}")):
+        raise unreadable
+    found: dict[str, str] = {}
+    at, end = 1, len(text) - 1
+    while entry := _NPY_ENTRY.match(text, at + _blanks(text, at), end):
+        found[entry["name"]] = next(v for v in entry.group("type", "order", "shape") if v is not None)
+        at = entry.end()
+        if text[at] != ",":
+            break
+        at += 1
+    if at + _blanks(text, at) != end or not _NPY_SHAPE.fullmatch(found.get("shape", "")):
+        raise unreadable
     try:
-        facts = ast.literal_eval(header.strip())
-        facts = {name: facts[name] for name in ("descr", "fortran_order", "shape")}
-        facts["descr"] = np.dtype(facts["descr"])
-        shape = facts["shape"]
-        known = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-    except (ValueError, SyntaxError, TypeError, LookupError, RecursionError, MemoryError) as error:
-        raise BrokenImage("damaged: the header of the .npy file cannot be read") from error
-    if not known:
-        raise BrokenImage("damaged: the header of the .npy file cannot be read")
-    return facts
+        stored = np.dtype(found["descr"])
+        order = {"True": True, "False": False}[found["fortran_order"]]
+    except (ValueError, TypeError, LookupError) as error:
+        raise unreadable from error
+    shape = tuple(int(side) for side in found["shape"].split(",") if side.strip())
+    return {"descr": stored, "fortran_order": order, "shape": shape}
+
+
+def _blanks(text: str, at: int) -> int:
+    """How many blanks there are from this place on."""
+    run = _BLANKS.match(text, at)
+    return 0 if run is None else run.end() - at

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from uadctl.imaging.formats import BrokenImage
+from uadctl.imaging.formats import BrokenImage, check_frames
 from uadctl.records import Box, Size
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # What parsing a damaged TIFF was seen to raise, in tifffile, struct, zlib and numpy.
 _PARSING = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RuntimeError, OSError, MemoryError)
 _PLAIN_CODECS = (1, 8, 32773, 32946)  # none, Deflate, PackBits, old Deflate
+_REDUCED, _MASK = 1, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 
 _TABLE_BYTES = 1 << 24
@@ -51,6 +52,28 @@ _KEPT_BYTES = 1 << 26
 _MOST_KEPT_BYTES = 1 << 28
 """... but never more than this."""
 
+_TILE_PIXELS = 1 << 22
+"""Tiles of more pixels than this, and than four times the image, are not believed."""
+
+_LOOKED_AT = 64
+"""So many pages are asked whether they are another picture: more previews and masks has none."""
+
+_NUMBERS = (
+    "imagelength",
+    "imagewidth",
+    "imagedepth",
+    "rowsperstrip",
+    "tilelength",
+    "tilewidth",
+    "samplesperpixel",
+    "bitspersample",
+    "compression",
+    "photometric",
+    "predictor",
+    "planarconfig",
+    "fillorder",
+)
+
 _SEGMENT_BYTES = 1 << 26
 """A file with strips or tiles that decode to more than this is decoded whole: a region would cost as much."""
 
@@ -61,12 +84,14 @@ def tiff_size(file: RegularFile) -> tuple[Size, int]:
         return Size(page.imagelength, page.imagewidth), _orientation(page)
 
 
-def open_regions(file: RegularFile) -> TiffRegions | None:
+def open_regions(file: RegularFile, *, whole: bool = False) -> TiffRegions | None:
     """The first page of a TIFF, to be read region by region; None where it must be decoded whole.
 
+    whole: all of it will be read: then its strips and tiles may have any size.
     Raises BrokenImage where the file is damaged or of a kind that is not read.
     """
     with _first_page_of(file) as page:
+        _check_pages(page)
         _check_kind(page)
         bits = int(page.bitspersample)
         decoded = page.compression != 1 or page.predictor != 1
@@ -80,7 +105,7 @@ def open_regions(file: RegularFile) -> TiffRegions | None:
         ):
             return None
         layout = _layout(page)
-        if decoded and layout.segment_bytes > _SEGMENT_BYTES:
+        if decoded and not whole and layout.segment_bytes > _SEGMENT_BYTES:
             return None
         if not decoded:
             # What is not packed shows its length before it is read: a size that is only stated is refused here.
@@ -90,11 +115,16 @@ def open_regions(file: RegularFile) -> TiffRegions | None:
 
 
 def read_tiff(
-    data: bytes, *, check: Callable[[Size], None], opencv: Callable[[bytes], NDArray[Any] | None]
+    data: bytes,
+    *,
+    check: Callable[[Size], None],
+    worth: Callable[[Size, int], None],
+    opencv: Callable[[bytes], NDArray[Any] | None],
 ) -> tuple[NDArray[Any], int]:
     """Decode the first page of a TIFF in the depth it is stored in.
 
     check:  called with the stored size before memory is spent; raises to refuse it.
+    worth:  called with the stored size and the bytes of a pixel, likewise.
     opencv: decodes a file to BGR(A) or grey as stored, or None; used for the codecs that tifffile lacks.
 
     Returns the stored pixels, (H, W) grey or (H, W, 3) RGB with any alpha dropped, 1-bit as 0 and 255, a palette as
@@ -103,7 +133,9 @@ def read_tiff(
     with _first_page(data) as page:
         size = Size(page.imagelength, page.imagewidth)
         check(size)
+        _check_pages(page)
         _check_kind(page)
+        worth(size, page.samplesperpixel * page.dtype.itemsize)
         bits = int(page.bitspersample)
         if page.compression in _PLAIN_CODECS and page.predictor in (1, 2) and bits in (1, 8, 16, 32, 64):
             return _plain(page, size), _orientation(page)
@@ -179,6 +211,9 @@ def _orientation(page: Any) -> int:
 
 
 def _check_segments(page: Any, length: int) -> None:
+    for name in _NUMBERS:
+        if not isinstance(getattr(page, name), int):  # a tag with several values
+            raise BrokenImage(f"damaged: the TIFF states several numbers as its {name}")
     if page.imagelength < 1 or page.imagewidth < 1:
         raise BrokenImage(f"the image has no pixels ({page.imagelength}x{page.imagewidth}, height x width)")
     if page.imagedepth != 1:
@@ -186,6 +221,11 @@ def _check_segments(page: Any, length: int) -> None:
     rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     if rows < 1 or columns < 1:
         raise BrokenImage(f"damaged: the TIFF states strips or tiles of {rows}x{columns} (height x width)")
+    if page.is_tiled and rows * columns > max(_TILE_PIXELS, 4 * page.imagelength * page.imagewidth):
+        raise BrokenImage(
+            f"damaged: the TIFF states tiles of {rows}x{columns} for {page.imagelength}x{page.imagewidth} pixels "
+            "(height x width)"
+        )
     offsets, counts = page.dataoffsets, page.databytecounts
     expected = prod(page.chunked)
     if len(offsets) != expected or len(counts) != expected:
@@ -195,6 +235,24 @@ def _check_segments(page: Any, length: int) -> None:
             raise BrokenImage(
                 f"truncated: strip or tile {number} of {expected} of the TIFF lies outside the file's {length} bytes"
             )
+
+
+def _check_pages(page: Any) -> None:
+    """BrokenImage for a second picture of the size of the first; another size is a preview or a step of a pyramid.
+
+    What a page says that it is (NewSubfileType, TIFF 6.0 §8) is believed: one of less resolution and a mask are none.
+    """
+    pages = page.parent.pages
+    for index in range(1, _LOOKED_AT):
+        try:
+            other = pages[index]
+        except IndexError:
+            return
+        if other.subfiletype & (_REDUCED | _MASK):
+            continue
+        if (other.imagelength, other.imagewidth) == (page.imagelength, page.imagewidth):
+            check_frames(len(pages), "TIFF")
+        return
 
 
 def _check_kind(page: Any) -> None:
@@ -390,7 +448,8 @@ class _Kept:
 class TiffRegions:
     """The first page of a TIFF, read region by region: only the strips and tiles in which a region lies.
 
-    size: as stored; orientation: 1 to 8, still to be applied. dtype, channels: of what is read.
+    size: as stored; orientation: 1 to 8, still to be applied. dtype, channels: of what is read. pixel_bytes: of a pixel
+    as stored.
     """
 
     def __init__(self, file: RegularFile, layout: _Layout, orientation: int) -> None:
@@ -400,6 +459,7 @@ class TiffRegions:
         example = layout.meaning.applied(np.zeros((1, 1, *samples), layout.stored.newbyteorder("=")))
         self.dtype = example.dtype
         self.channels = 1 if example.ndim == 2 else 3
+        self.pixel_bytes = layout.samples * layout.stored.itemsize
         self._file, self._layout = file, layout
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._lock = threading.Lock()

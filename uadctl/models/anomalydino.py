@@ -14,7 +14,7 @@ from math import floor, sqrt
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, get_args
 
 from uadctl import heap
-from uadctl.errors import ParamError, Problem
+from uadctl.errors import ImageError, ParamError, Problem
 from uadctl.models import base
 from uadctl.models.frozen import FrozenNetwork, wrong_network
 from uadctl.models.patches import Aggregation, aggregate_patch_scores, enlarge, reshape_patch_scores
@@ -296,6 +296,10 @@ class AnomalyDINO(base.FromPredictions):
         """How many images `predict_batch` takes best: `batch_size`, or what "auto" has found while fitting."""
         return self._network.images_per_batch if self._network else 1
 
+    def take_at_once(self, images: int) -> None:
+        if self._network is not None:
+            self._network.images_per_batch = images
+
     @property
     def is_fitted(self) -> bool:
         return self._bank is not None
@@ -379,10 +383,10 @@ class AnomalyDINO(base.FromPredictions):
             waiting = _Waiting(store)
             if self.shots is not None:
                 stream = self._drawing(images, self.shots, held)
-                for patches in self._plain(stream) if asked else ():
+                for patches in self._plain(stream, progress) if asked else ():
                     waiting.add(patches)
                 deque(stream, maxlen=0)
-            bank, references = self._learn(images if self.shots is None else held.values())
+            bank, references = self._learn(images if self.shots is None else held.values(), list(held), progress)
             if asked:
                 numbers = range(len(references)) if self.shots is None else list(held)
                 scores = self._score_left_out(bank, references, numbers, waiting, left_out, progress or Silent())
@@ -403,15 +407,22 @@ class AnomalyDINO(base.FromPredictions):
                     del held[number]
             yield image
 
-    def _learn(self, images: Iterable[base.Image]) -> tuple[CosineBank, list[_Reference]]:
-        """Fill the bank with these images, all of them."""
+    def _learn(
+        self, images: Iterable[base.Image], numbers: Sequence[int], progress: Progress | None
+    ) -> tuple[CosineBank, list[_Reference]]:
+        """Fill the bank with these images, all of them. numbers: theirs among all images, if these are not all."""
         import numpy as np
 
         vectors: list[NDArray[np.float32]] = []
         references: list[_Reference] = []
-        for reference, rows in self._learned(images):
-            references.append(reference)
-            vectors.append(rows)
+        try:
+            for reference, rows in self._learned(images, progress):
+                references.append(reference)
+                vectors.append(rows)
+        except ImageError as error:
+            if numbers and error.number is not None:
+                error.number = numbers[error.number]
+            raise
         if not references:
             raise ValueError("AnomalyDINO needs at least one training image, found none")
         heap.give_back()
@@ -422,20 +433,24 @@ class AnomalyDINO(base.FromPredictions):
         self._bank = bank
         return bank, references
 
-    def _learned(self, images: Iterable[base.Image]) -> Iterator[tuple[_Reference, NDArray[np.float32]]]:
+    def _learned(
+        self, images: Iterable[base.Image], progress: Progress | None
+    ) -> Iterator[tuple[_Reference, NDArray[np.float32]]]:
         """Each training image and its rows of the bank, brought to length 1."""
         import numpy as np
 
         from uadctl.memory import unit_length
 
-        for patches, turned in self._seen(images):
+        for patches, turned in self._seen(images, progress):
             rows = unit_length(np.concatenate([patches.vectors, *turned]))
             foreground = None
             if self._network is not None and self.masking != "off" and _can_mask(self._network):
                 foreground = _foreground(patches.vectors, patches.grid)
             yield _Reference(patches.grid, patches.size, len(rows), foreground), rows
 
-    def _seen(self, images: Iterable[base.Image]) -> Iterator[tuple[_Patches, list[NDArray[np.float32]]]]:
+    def _seen(
+        self, images: Iterable[base.Image], progress: Progress | None
+    ) -> Iterator[tuple[_Patches, list[NDArray[np.float32]]]]:
         """The patches of each image, and the vectors of its rotations."""
         if self._network is None:
             for image in images:
@@ -446,13 +461,17 @@ class AnomalyDINO(base.FromPredictions):
         few = self.shots is not None and self.shots <= _FEW
         self.rotation_ = self.rotation == "on" or (self.rotation == "auto" and few)
         angles = _ANGLES if self.rotation_ else ()
-        for batch in self._network.batches(self._resized(images, sizes)):
-            seen = self._looked_at(batch)
-            turned = [self._looked_at([_turn(image, angle) for image in batch]) for angle in angles]
+
+        def from_all_sides(batch: Sequence[NDArray[np.uint8]]) -> list[list[tuple[NDArray[np.float32], Size]]]:
+            turned = ([_turn(image, angle) for image in batch] for angle in angles)
+            return [self._looked_at(batch), *map(self._looked_at, turned)]
+
+        batches = self._network.batches(self._resized(images, sizes))
+        for _, (seen, *turned) in base.looked_at(batches, from_all_sides, of=self, progress=progress):
             for i, (vectors, grid) in enumerate(seen):
                 yield _Patches(vectors, grid, sizes.pop(0)), [view[i][0] for view in turned]
 
-    def _plain(self, images: Iterable[base.Image]) -> Iterator[_Patches]:
+    def _plain(self, images: Iterable[base.Image], progress: Progress | None) -> Iterator[_Patches]:
         """The patches of each image as it is."""
         if self._network is None:
             for image in images:
@@ -460,8 +479,9 @@ class AnomalyDINO(base.FromPredictions):
             return
         self._take_clone(self._network)
         sizes: list[Size] = []
-        for batch in self._network.batches(self._resized(images, sizes)):
-            for vectors, grid in self._looked_at(batch):
+        batches = self._network.batches(self._resized(images, sizes))
+        for _, found in base.looked_at(batches, self._looked_at, of=self, progress=progress):
+            for vectors, grid in found:
                 yield _Patches(vectors, grid, sizes.pop(0))
 
     def _score_left_out(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, cast, runtime_checkable
 
-from uadctl.records import Prediction
+from uadctl.errors import ImageError
+from uadctl.progress import Silent
+from uadctl.records import Prediction, Size
+from uadctl.room import Room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from uadctl.progress import Progress
     from uadctl.spec.registry import BackboneEntry
+
+R = TypeVar("R")
 
 # Scores below this share of a usual one are next to nothing.
 _MEMORISED = 0.01
@@ -86,7 +91,11 @@ class Detector(Protocol):
         ...
 
     def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-        """Score and map of each (H, W, 3) RGB uint8 image, from one forward pass. RuntimeError before `fit`."""
+        """Score and map of each (H, W, 3) RGB uint8 image, from one forward pass. RuntimeError before `fit`.
+
+        ImageError where one of them has no finite score: each is then asked for by itself. Errors of memory that has
+        run out are left alone: they are answered with fewer images.
+        """
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -146,6 +155,19 @@ class TrainedElsewhere(Protocol):
 
     def keep(self, folder: Path) -> None:
         """Write what the other library would want to have back, such as its own checkpoint, into a run's folder."""
+        ...
+
+
+@runtime_checkable
+class TakesFewer(Protocol):
+    """A detector that can be told how many images at a time memory holds.
+
+    No part of `Detector`: to a plug-in's that lacks it a command gives fewer images at a time all the same, but forgets
+    by the next category.
+    """
+
+    def take_at_once(self, images: int) -> None:
+        """So many images at a time from now on: `images_per_batch` says so, and so does `facts`."""
         ...
 
 
@@ -237,8 +259,8 @@ class FromPredictions:
 
     def _predictions(self, images: Iterable[Image]) -> Iterator[Prediction]:
         self.require_fitted()
-        for batch in batches(images, self.images_per_batch):
-            yield from self.predict_batch(batch)
+        for _, found in looked_at(batches(images, self.images_per_batch), self.predict_batch, of=self):
+            yield from found
 
     def require_fitted(self) -> None:
         """Raise RuntimeError before `fit`."""
@@ -264,6 +286,9 @@ class ThroughNetwork(FromPredictions):
     """A detector that looks at images through a frozen `network`, which answers for it where it is asked of that."""
 
     network: Network
+
+    def take_at_once(self, images: int) -> None:
+        self.network.images_per_batch = images
 
     @property
     def stride(self) -> int:
@@ -328,6 +353,44 @@ def stacked(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
             f"images of {len(shapes)} sizes ({shapes[0]} to {shapes[-1]}) cannot be stacked into one array"
         )
     return np.stack(maps) if maps else np.empty((0, 0, 0), np.float32)
+
+
+def looked_at(
+    batches: Iterable[Sequence[NDArray[np.uint8]]],
+    look: Callable[[Sequence[NDArray[np.uint8]]], R],
+    *,
+    of: object,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Sequence[NDArray[np.uint8]], R]]:
+    """Images in batches, or in parts of them where memory runs out, and what `look` makes of each.
+
+    of: the detector; it is told how many images at a time memory holds, if it can be (`TakesFewer`).
+    Raises what `look` raises; ImageError with the number of the image that has no answer, or that does not fit.
+    """
+    room: Room | None = None
+    count = 0
+    for batch in batches:
+        room = room or room_for(of, min(len(batch), getattr(of, "images_per_batch", len(batch))), progress)
+        for part, said in room.parts(look, batch):
+            if isinstance(said, ImageError):
+                raise about(said, part[0], number=count)
+            yield part, said
+            count += len(part)
+
+
+def room_for(detector: object, images: int, progress: Progress | None) -> Room:
+    """How many images at a time memory holds, of at most so many; the detector is told, if it can be."""
+    settled = detector.take_at_once if isinstance(detector, TakesFewer) else None
+    return Room(images, progress=progress or Silent(), settled=settled)
+
+
+def about(error: ImageError, image: NDArray[np.uint8], *, number: int | None = None) -> ImageError:
+    """The error of this image, as the detector gets it. number: its place among those that were given to `fit`."""
+    if not error.large:
+        return ImageError(error.problems, help=error.help, number=number)
+    size = Size(*image.shape[:2])
+    what = f"{size} (height x width), as the model gets it, does not fit into memory"
+    return ImageError(what, large=True, number=number)
 
 
 def batches(images: Iterable[Image], size: int) -> Iterator[list[NDArray[np.uint8]]]:

@@ -18,10 +18,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast, get_args
 
-from uadctl.errors import DataError, ParamError, Problem, RunError
+from uadctl.errors import DataError, ImageError, ParamError, Problem, RunError
 from uadctl.models import base
 from uadctl.models.frozen import FrozenNetwork, wrong_network
 from uadctl.records import Prediction
+from uadctl.room import ran_out
 from uadctl.spec.optional import require
 from uadctl.spec.registry import load_target
 from uadctl.spec.wrapped import WrappedDetector, WrappedParam, pyod_detectors
@@ -159,6 +160,9 @@ class Classical(base.FromPredictions):
         """How many images `predict_batch` takes best: `batch_size`, or what "auto" has found while fitting."""
         return self.network.images_per_batch
 
+    def take_at_once(self, images: int) -> None:
+        self.network.images_per_batch = images
+
     @property
     def is_fitted(self) -> bool:
         return self._estimator is not None
@@ -239,7 +243,8 @@ class Classical(base.FromPredictions):
         import numpy as np
 
         self._forget()
-        rows = [row for batch in self._batches(images) for row in self._describe(batch)]
+        described_parts = base.looked_at(self._batches(images), self._describe, of=self, progress=progress)
+        rows = [row for _, part in described_parts for row in part]
         if not rows:
             raise ValueError(f"{type(self).__name__} needs at least one training image, found none")
         described = np.stack(rows)
@@ -353,8 +358,8 @@ class Classical(base.FromPredictions):
     def predict_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
         """Score of each image, higher is more anomalous, and no map.
 
-        RuntimeError before `fit`. RunError where PyOD cannot score an image, or gives it a score that is no finite
-        number: that ends the scoring of all images, since a model that does so once is not to be trusted with others.
+        RuntimeError before `fit`. ImageError where PyOD cannot score an image, or gives it a score that is no finite
+        number.
         """
         self.require_fitted()
         return [Prediction(self._score(row), None) for row in self._describe(images)]
@@ -368,7 +373,7 @@ class Classical(base.FromPredictions):
             raise ValueError(f"{self.name} has learned {self.features_.shape[1]} features an image, found {len(row)}")
         score = self._raw(self._standardised(row[None]))
         if not np.isfinite(score):
-            raise RunError(f"{self.name}: the score of an image is no finite number: {score}", help=_CANNOT_FIT)
+            raise ImageError(f"{self.name}: the score of an image is no finite number: {score}", help=_CANNOT_FIT)
         return score
 
     def _raw(self, row: NDArray[np.float32]) -> float:
@@ -386,7 +391,9 @@ class Classical(base.FromPredictions):
                 found = np.asarray(self._estimator.decision_function(rows), np.float64).ravel()
                 return float(found[which].astype(np.float32))
         except Exception as error:  # PyOD raises what it likes
-            raise RunError(f"{self.name} cannot score an image: {_said(error)}", help=_CANNOT_FIT) from error
+            if ran_out(error):
+                raise
+            raise ImageError(f"{self.name} cannot score an image: {_said(error)}", help=_CANNOT_FIT) from error
 
     # -- features
 
@@ -414,7 +421,7 @@ class Classical(base.FromPredictions):
         else:
             rows = self._extracted(images)
         if not all(np.isfinite(row).all() for row in rows):
-            raise RunError(
+            raise ImageError(
                 f"{self.name}: features contain NaN or infinity",
                 help='In precision "fp16" numbers end at 65504: use "bf16" or "fp32".',
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from uadctl.errors import RunError, SpecError
+from uadctl.errors import ImageError, SpecError
 from uadctl.models import base
 from uadctl.records import Size
 from uadctl.spec.registry import BackboneEntry, find_backbone, no_such_backbone
@@ -139,9 +139,9 @@ class FrozenNetwork:
         for members in groups.values():
             yield members, self.backbone()(np.stack([images[i] for i in members]))
 
-    def no_numbers(self) -> RunError:
+    def no_numbers(self) -> ImageError:
         """What to raise where its features contain NaN or infinity."""
-        return RunError(
+        return ImageError(
             f"{self.entry.name}: features contain NaN or infinity",
             help='In precision "fp16" numbers end at 65504: use "bf16" or "fp32".',
         )

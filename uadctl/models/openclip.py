@@ -176,9 +176,14 @@ class PromptScore(base.ThroughNetwork):
         words = self._words = _words(self.network, self._words, self.class_name)
         scores: list[float] = []
         count = 0
-        for batch in self.network.batches(images):
+        asked = threshold or left_out is not None
+
+        def look(batch: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+            return self._score(batch, words) if asked else []
+
+        for batch, predictions in base.looked_at(self.network.batches(images), look, of=self, progress=progress):
             count += len(batch)
-            for prediction in self._score(batch, words) if threshold or left_out is not None else ():
+            for prediction in predictions:
                 scores.append(prediction.score)
                 if left_out is not None:
                     left_out(prediction)
@@ -250,6 +255,7 @@ class _WithReferences(base.ThroughNetwork):
         count, scores = self.references.learn(
             self.network.batches(images),
             self._see,
+            of=self,
             device=lambda: self.network.device,
             judge=self._judge if threshold or left_out is not None else None,
             left_out=left_out,

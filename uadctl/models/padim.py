@@ -174,10 +174,8 @@ class PaDiM(base.ThroughNetwork):
         self.gaussians_ = self.channels_ = self.grid_ = self.image_size_ = self.threshold_ = None
         moments: Moments | None = None
         with FeatureStore(memory=self._memory) as kept:
-            for batch in self.network.batches(images):
-                features = self._embed(self._of_one_size(batch))
-                if not bool(features.isfinite().all()):
-                    raise self.network.no_numbers()
+            batches = map(self._of_one_size, self.network.batches(images))
+            for _, features in base.looked_at(batches, self._learned, of=self, progress=progress):
                 moments = moments or self._moments(features)
                 moments.add(features)
                 if threshold or left_out is not None:
@@ -263,6 +261,13 @@ class PaDiM(base.ThroughNetwork):
         return predictions
 
     # -- features
+
+    def _learned(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """As `_embed`, of images to learn from: ImageError where there are features that are no numbers."""
+        features = self._embed(images)
+        if not bool(features.isfinite().all()):
+            raise self.network.no_numbers()
+        return features
 
     def _embed(self, images: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """(b, places, d) float32 features of images of one size; places are row-major on the finest grid."""

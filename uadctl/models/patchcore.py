@@ -197,10 +197,9 @@ class PatchCore(base.ThroughNetwork):
         self._index = self.memory_bank_ = self.threshold_ = None
         grids: list[tuple[Size, Size]] = []
         with FeatureStore(memory=self._memory) as features:
-            for batch in self.network.batches(images):
-                for image, (patches, grid) in zip(batch, self._embed(batch), strict=True):
-                    if not bool(patches.isfinite().all()):
-                        raise self.network.no_numbers()
+            seen = base.looked_at(self.network.batches(images), self._learned, of=self, progress=progress)
+            for batch, embedded in seen:
+                for image, (patches, grid) in zip(batch, embedded, strict=True):
                     features.append(patches)
                     grids.append((grid, Size(*image.shape[:2])))
             if not grids:
@@ -314,6 +313,13 @@ class PatchCore(base.ThroughNetwork):
         return predictions
 
     # -- features
+
+    def _learned(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[torch.Tensor, Size]]:
+        """As `_embed`, of images to learn from: ImageError where there are features that are no numbers."""
+        embedded = self._embed(images)
+        if not all(bool(patches.isfinite().all()) for patches, _ in embedded):
+            raise self.network.no_numbers()
+        return embedded
 
     def _embed(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[torch.Tensor, Size]]:
         """Patch features (rows, d) and their grid for each image; images of one shape share a forward pass."""

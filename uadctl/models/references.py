@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from uadctl.errors import ImageError
+from uadctl.models.base import looked_at
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
 
@@ -86,6 +88,7 @@ class References:
         batches: Iterable[Sequence[NDArray[np.uint8]]],
         see: Callable[[Sequence[NDArray[np.uint8]]], Sequence[Seen]],
         *,
+        of: object,
         device: Callable[[], str],
         judge: Callable[[Seen, int | None], Prediction] | None,
         left_out: Callable[[Prediction], None] | None,
@@ -93,8 +96,9 @@ class References:
     ) -> tuple[int, list[float]]:
         """Keep references, and judge every image by those that are not itself.
 
-        see: is called for the images that matter. device: where to search. judge: the prediction for what was seen
-            without the reference of this number; None: nothing is to be judged, and only what is kept is looked at.
+        see: is called for the images that matter. of: the detector, see `looked_at`. device: where to search.
+        judge: the prediction for what was seen without the reference of this number; None: nothing is to be judged, and
+            only what is kept is looked at.
         Returns how many images there were, and the scores, in order.
         """
         from uadctl.memory import FeatureStore
@@ -106,8 +110,16 @@ class References:
             for batch in batches:
                 kept = [lot.offer(count + i) for i in range(len(batch))]
                 matter = [i for i, keep in enumerate(kept) if keep or judge is not None]
-                for i, seen in zip(matter, see([batch[i] for i in matter]) if matter else (), strict=True):
-                    gathered.add(count + i, seen)
+                waiting = iter(matter)
+                asked = [[batch[i] for i in matter]] if matter else []
+                try:
+                    for _, found in looked_at(asked, see, of=of, progress=progress):
+                        for seen, i in zip(found, waiting, strict=False):
+                            gathered.add(count + i, seen)
+                except ImageError as error:
+                    if error.number is not None:
+                        error.number = count + matter[error.number]
+                    raise
                 count += len(batch)
             if not count:
                 return 0, []

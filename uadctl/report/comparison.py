@@ -141,14 +141,15 @@ def compare_runs(
     found = read_runs(runs, categories=categories)
     file = Path(out if out is not None else found[-1].folder.path / "report") / "comparison.html"
     refuse_foreign(file)
-    compared = compare(found)
-    shown = compared.changes[:max_images]
-    pictures = 2 * len(shown)
-    gallery = _Pictures(_samples(compared, shown), file.parent, _PICTURE_BYTES // max(1, pictures))
-    with (progress or Silent()).task("comparison", pictures) as task:
-        groups = _groups(compared, shown, gallery, task)
-    text = _render(compared, groups, base=file.parent, left_out=len(compared.changes) - len(shown))
-    write_page(file, text)
+    with found[-1].folder.locked_for(file):
+        compared = compare(found)
+        shown = compared.changes[:max_images]
+        pictures = 2 * len(shown)
+        gallery = _Pictures(_samples(compared, shown), file.parent, _PICTURE_BYTES // max(1, pictures))
+        with (progress or Silent()).task("comparison", pictures) as task:
+            groups = _groups(compared, shown, gallery, task)
+        text = _render(compared, groups, base=file.parent, left_out=len(compared.changes) - len(shown))
+        write_page(file, text)
     return file
 
 

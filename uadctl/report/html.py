@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from uadctl import __version__
 from uadctl.atomic import write_bytes
-from uadctl.errors import RunError
+from uadctl.errors import DiskError, RunError
 from uadctl.progress import Progress, Silent
 from uadctl.report import results, wording
 from uadctl.report.pictures import originals
@@ -58,8 +58,9 @@ def report(
     max_overlays: images a unit, missed defects first, then false alarms, then the others by their distance to the
         threshold. Their number left out is said.
 
-    Returns the path of the page. Raises RunError if there is no such run or category, if the run is damaged, or if
-    something else than a report stands where the page would go; ValueError for a negative `max_overlays`.
+    Returns the path of the page. Raises RunError if there is no such run or category, if the run is damaged, if another
+    process works in the folder that the page would go to, or if something else than a report stands there; ValueError
+    for a negative `max_overlays`.
     """
     if max_overlays < 0:
         raise ValueError(f"max_overlays is {max_overlays}; expected 0 or more")
@@ -67,6 +68,14 @@ def report(
     folder = RunFolder.open(Path(run))
     file = Path(out if out is not None else folder.path / "report") / "index.html"
     refuse_foreign(file)
+    with folder.locked_for(file):
+        _write_report(folder, file, categories, max_overlays, progress)
+    return file
+
+
+def _write_report(
+    folder: RunFolder, file: Path, categories: Sequence[str] | None, max_overlays: int, progress: Progress
+) -> None:
     found = read_run(folder, categories=categories)
     shown = sum(min(max_overlays, sum(row.score is not None for row in unit.rows)) for unit in found.units)
     common = _common_facts(found)
@@ -88,13 +97,14 @@ def report(
             for i, unit in enumerate(found.units, start=1)
         ]
     write_page(file, _render(found, sections, common))
-    return file
 
 
 def write_page(file: Path, text: str) -> None:
     """Write a page; names that are not UTF-8 have their bytes escaped. Raises RunError where it cannot be written."""
     try:
         write_bytes(file, text.encode("utf-8", "backslashreplace"))
+    except DiskError:
+        raise
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 

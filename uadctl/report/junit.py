@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from uadctl.atomic import write_bytes
-from uadctl.errors import RunError
+from uadctl.errors import DiskError, RunError
 from uadctl.runs.gate import Checked, Compared, Verdict, evaluate
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def _write(file: Path, root: ElementTree.Element) -> Path:
     ElementTree.indent(root)
     try:
         write_bytes(file, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    except DiskError:
+        raise
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
     return file

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from uadctl.atomic import write_bytes
-from uadctl.errors import RunError
+from uadctl.errors import DiskError, RunError
 from uadctl.metrics import COUNTED, RATE_COUNTS
 from uadctl.report.reading import Calibrated, Gate, Limit, Measured, Run, Unit
 from uadctl.report.results import mean_rows, title_of
@@ -52,6 +52,8 @@ def write_markdown(path: str | Path, run: Run) -> Path:
     file = Path(path)
     try:
         write_bytes(file, markdown(run).encode("utf-8"))
+    except DiskError:
+        raise
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
     return file

@@ -23,6 +23,7 @@ from uadctl.report import wording
 from uadctl.report.thumbnails import bytes_of, jpeg, thumbnail, webp
 from uadctl.runs.fitted import COLOUR_SIGMAS
 from uadctl.runs.folder import read_document
+from uadctl.runs.sealed import MODEL_KEYS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,7 +168,7 @@ def _as_stored(unit: Unit) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        facts = (read_document(file).get("camera") or {}).get("facts") or {}
+        facts = (read_document(file, keys=MODEL_KEYS).get("camera") or {}).get("facts") or {}
         window, raw = facts.get("window"), facts.get("raw")
         return {"window": window and Window(*window), "raw": raw and RawLayout(**raw)}
     except (RunError, TypeError, ValueError, AttributeError):  # the page is not about the model: it shows what it can

@@ -16,11 +16,15 @@ import msgspec
 from uadctl.errors import RunError
 from uadctl.runs.folder import SCORE_COLUMNS, RunFolder, Status, UnitFolder, read_document
 from uadctl.runs.gate import Compared, Pair
+from uadctl.runs.sealed import THRESHOLDS_KEYS
 from uadctl.spec import RunSpec, variants
 from uadctl.thresholds import verdict
 from uadctl.thresholds.record import Expected, Tail
+from uadctl.untrusted import MAX_TABLE_BYTES, Hostile, read_bounded
 
 _T = TypeVar("_T")
+# What is said of a cell that is wrong, in characters.
+_TOLD = 200
 
 
 class RunFacts(msgspec.Struct, frozen=True):
@@ -390,7 +394,7 @@ def _kept(folder: UnitFolder, rows: Sequence[Row], measured: Measured) -> Calibr
     """Of the thresholds that were replaced, the oldest that the unit was measured with."""
     numbered = {path.name.split(".")[1]: path for path in folder.path.glob("thresholds.*.json")}
     for number in sorted((n for n in numbered if n.isdecimal()), key=int):
-        found = _convert(read_document(numbered[number]), Calibrated, numbered[number])
+        found = _convert(read_document(numbered[number], keys=THRESHOLDS_KEYS), Calibrated, numbered[number])
         if _made_with(found, rows, measured):
             return found
     return None
@@ -398,35 +402,39 @@ def _kept(folder: UnitFolder, rows: Sequence[Row], measured: Measured) -> Calibr
 
 def _read_rows(folder: UnitFolder, file: Path) -> list[Row]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_bounded(file, most=MAX_TABLE_BYTES).decode("utf-8")
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+    except Hostile as error:
+        raise RunError(f"{file}: damaged: {error}") from error
     except UnicodeDecodeError as error:
         raise RunError(f"{file}: damaged: not UTF-8: {error.reason} at byte {error.start}") from error
     reader = csv.reader(io.StringIO(text, newline=""))
-    if tuple(next(reader, ())) != SCORE_COLUMNS:
-        raise RunError(f"{file}: damaged: expected the columns {', '.join(SCORE_COLUMNS)}")
-    rows = []
-    for cells in reader:
-        try:
-            cell = dict(zip(SCORE_COLUMNS, cells, strict=True))
-            rows.append(
-                Row(
-                    path=cell["path"],
-                    split=cell["split"],
-                    label=int(cell["label"]),
-                    defect=cell["defect"],
-                    score=_finite(cell, "score"),
-                    threshold=_finite(cell, "threshold"),
-                    verdict=cell["verdict"] or None,
-                    reason=cell["reason"] or None,
-                    overlay=_overlay(folder, cell["map"]),
-                    map=_map(folder, cell["map"]),
-                )
-            )
-        except ValueError as error:
-            raise RunError(f"{file}: damaged: line {reader.line_num}: {error}") from error
-    return rows
+    try:
+        if tuple(next(reader, ())) != SCORE_COLUMNS:
+            raise RunError(f"{file}: damaged: expected the columns {', '.join(SCORE_COLUMNS)}")
+        return [_row(folder, cells) for cells in reader]
+    except (csv.Error, ValueError) as error:  # csv.Error: such as a quote that nothing closes
+        said = str(error)  # with all of the cell that is wrong
+        said = said if len(said) <= _TOLD else f"{said[:_TOLD]}…"
+        raise RunError(f"{file}: damaged: line {reader.line_num}: {said}") from error
+
+
+def _row(folder: UnitFolder, cells: Sequence[str]) -> Row:
+    """ValueError for cells that are no row of scores.csv."""
+    cell = dict(zip(SCORE_COLUMNS, cells, strict=True))
+    return Row(
+        path=cell["path"],
+        split=cell["split"],
+        label=int(cell["label"]),
+        defect=cell["defect"],
+        score=_finite(cell, "score"),
+        threshold=_finite(cell, "threshold"),
+        verdict=cell["verdict"] or None,
+        reason=cell["reason"] or None,
+        overlay=_overlay(folder, cell["map"]),
+        map=_map(folder, cell["map"]),
+    )
 
 
 def _finite(cell: dict[str, str], column: str) -> float | None:
@@ -442,24 +450,32 @@ def _finite(cell: dict[str, str], column: str) -> float | None:
 
 def _map(folder: UnitFolder, map_name: str) -> Path | None:
     """Only what lies below maps/ of the unit."""
-    place = PurePosixPath(map_name)
-    if place.parts[:1] != ("maps",) or ".." in place.parts:
-        return None
-    file = folder.path / place
-    return file if file.is_file() else None
+    return _file_below(folder, map_name)
 
 
 def _overlay(folder: UnitFolder, map_name: str) -> Path | None:
     """The overlay lies below overlays/ as its map lies below maps/."""
+    parts = PurePosixPath(map_name).parts
+    return _file_below(folder, map_name, instead=("overlays", *parts[1:-1], f"{PurePosixPath(map_name).stem}.png"))
+
+
+def _file_below(folder: UnitFolder, map_name: str, instead: tuple[str, ...] | None = None) -> Path | None:
+    """A file of the unit that a row names, or the one that lies as `instead` says; None where there is none.
+
+    Whoever made the run may have written any path there, or put a link in the way: none leads out of the unit.
+    """
     place = PurePosixPath(map_name)
-    if place.parts[:1] != ("maps",) or ".." in place.parts:
+    if place.parts[:1] != ("maps",) or ".." in place.parts or "\0" in map_name:
         return None
-    file = folder.overlay_path(str(PurePosixPath(*place.parts[1:]).with_suffix("")))
-    return file if file.is_file() else None
+    file = folder.path.joinpath(*(instead or place.parts))
+    try:
+        return file if file.is_file() and file.resolve().is_relative_to(folder.path.resolve()) else None
+    except OSError:  # a name that no file can have
+        return None
 
 
 def _convert(document: dict[str, Any], kind: type[_T], file: Path) -> _T:
     try:
         return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # ValidationError, or for a lone surrogate UnicodeEncodeError
         raise RunError(f"{file}: damaged: {error}") from error

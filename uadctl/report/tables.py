@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from uadctl.atomic import write_bytes
-from uadctl.errors import RunError
+from uadctl.errors import DiskError, RunError
 from uadctl.report.reading import Run, Unit
 
 COLUMNS = ("run", "category", "label", "seed", "metric", "value", "low", "high", "reason")
@@ -22,7 +22,8 @@ def write_table(path: str | Path, runs: Sequence[Run]) -> Path:
     run: the name of the run folder, or its path as given where two have the same name. value: a number with all its
     digits, empty where it is undefined; reason: why. low, high: its 95 % bootstrap interval, empty without one.
     A unit that failed, or is not finished, has one line without a metric, and its reason; so has one that was only
-    fitted.
+    fitted. A text that a spreadsheet would take for a formula has an apostrophe before it, as they write such texts
+    themselves: names and messages may be anybody's.
 
     Returns the path. Raises RunError if it cannot be written.
     """
@@ -33,13 +34,22 @@ def write_table(path: str | Path, runs: Sequence[Run]) -> Path:
     for run, name in zip(runs, names, strict=True):
         said = name if names.count(name) == 1 else str(run.folder.path)
         for unit in run.units:
-            writer.writerows([["" if cell is None else cell for cell in row] for row in _rows(said, unit)])
+            writer.writerows([[_cell(cell) for cell in row] for row in _rows(said, unit)])
     file = Path(path)
     try:
         write_bytes(file, text.getvalue().encode("utf-8", "backslashreplace"))
+    except DiskError:
+        raise
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
     return file
+
+
+def _cell(cell: str | float | None) -> str | float:
+    """Numbers as they are; of texts, https://owasp.org/www-community/attacks/CSV_Injection lists what begins one."""
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{cell}"
+    return "" if cell is None else cell
 
 
 def _rows(run: str, unit: Unit) -> Iterator[_Cells]:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from uadctl import __version__
 from uadctl.atomic import write_bytes
-from uadctl.errors import DataError, Problem, RunError, SpecError
+from uadctl.errors import DataError, DiskError, Problem, RunError, SpecError
 from uadctl.metrics import mean_metrics, pixel_metric_names
 from uadctl.runs.folder import SCHEMA, Document, UnitFolder
 from uadctl.spec import PROTOCOLS, RunSpec, spec_hash
 from uadctl.spec.values import shown
+from uadctl.untrusted import Hostile, parse_json, read_bounded
 
 #: Resamples that `--gate` asks for where the spec asks for none.
 RESAMPLES = 1000
@@ -206,7 +207,7 @@ def read_replicates(unit: UnitFolder) -> ReplicatesDocument:
     file = unit.path / "replicates.json"
     try:
         found = msgspec.convert(unit.read("replicates"), ReplicatesDocument)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # ValidationError, or for a lone surrogate UnicodeEncodeError
         raise RunError(f"{file}: damaged: {error}") from error
     for name, values in found.metrics.items():
         if len(values) != found.resamples:
@@ -256,7 +257,7 @@ def is_there(file: str) -> bool:
 def read_baseline(file: str) -> Baseline:
     """The baseline in a file. DataError, with the file's name as it was given, if it is none."""
     try:
-        content = Path(file).read_bytes()
+        content = read_bounded(file)
     except FileNotFoundError:
         raise DataError(
             f"--gate {file}: no such file",
@@ -264,10 +265,14 @@ def read_baseline(file: str) -> Baseline:
         ) from None
     except OSError as error:
         raise DataError(f"--gate {file}: cannot be read: {error.strerror}") from error
+    except Hostile as error:
+        raise DataError(f"--gate {file}: not a baseline: {error}") from error
     mend = "Name a file that --update-baseline has written, or one that is not there yet."
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        value = parse_json(content)
+    except Hostile as error:
+        raise DataError(f"--gate {file}: not a baseline: {error}", help=mend) from error
+    except ValueError:  # UnicodeDecodeError is one
         raise DataError(f"--gate {file}: not a baseline: not JSON", help=mend) from None
     if not isinstance(value, dict) or not {"schema", "resamples", "results"} <= set(value):
         raise DataError(f"--gate {file}: not a baseline", help=mend)
@@ -376,6 +381,8 @@ def write_baseline(file: str, baseline: Baseline) -> None:
     text = re.sub(rf'"{_MARK}([0-9]+){_MARK}"', lambda found: lines[int(found[1])], text)
     try:
         write_bytes(Path(file), f"{text}\n".encode("utf-8", "backslashreplace"))
+    except DiskError:
+        raise
     except OSError as error:
         raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 

@@ -79,6 +79,17 @@ class FailedUnit(Struct, kw_only=True):
     error: str
 
 
+class Determinism(Struct, kw_only=True):
+    """Whether the same spec on the same machine gives the same bytes.
+
+    same_bytes: of every metrics.json, scores.csv, map and model.
+    exceptions: why that is not certain, a sentence each; empty where it is.
+    """
+
+    same_bytes: bool
+    exceptions: list[str]
+
+
 class RunDocument(Document, kw_only=True):
     """run.json: what a run was made with.
 
@@ -99,6 +110,8 @@ class RunDocument(Document, kw_only=True):
     models: by label and category: the detector's own facts, such as its backbone, the origin of its weights, its
         device and the size of its memory bank. Of several seeds, those of the one that was finished last.
     failed: the units that ended in an error.
+    determinism: what could not be made so that a repetition gives the same bytes, of the units done so far. Absent
+        before 0.9.
     """
 
     status: RunStatus
@@ -118,6 +131,7 @@ class RunDocument(Document, kw_only=True):
     data: dict[str, Fingerprint]
     models: dict[str, dict[str, dict[str, Any]]]
     failed: list[FailedUnit]
+    determinism: Determinism | UnsetType = UNSET
 
 
 class Counts(Struct, kw_only=True):
@@ -302,6 +316,7 @@ class ThresholdsDocument(Document, kw_only=True):
     data: SHA-256 over the bytes of these images.
     tiling: how the scored images were cut into tiles; null where they were not.
     postprocess: of maps, where it was tuned with labelled defects; null: as the model was fitted with.
+    checksum: SHA-256 over this file as it would be without this key. Absent before 0.9.
     """
 
     image: Threshold
@@ -313,6 +328,7 @@ class ThresholdsDocument(Document, kw_only=True):
     data: str | None = None
     tiling: Tiling | None = None
     postprocess: PostprocessTable | None = None
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | UnsetType = UNSET
 
 
 class Timing(Struct, kw_only=True):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from uadctl.errors import UadctlError
+from uadctl.atomic import flush_folders
+from uadctl.errors import DiskError, UadctlError
 from uadctl.progress import Progress
 from uadctl.runs import provenance
+from uadctl.runs.determinism import determinism
 from uadctl.runs.folder import RunFolder, RunStatus, UnitFolder
 from uadctl.spec import spec_hash
 
 
 class Driver:
-    """Keeps run.json true while the units of a run are worked on.
+    """Keeps run.json true while the units of a run are worked on. A new run folder appears with it.
 
     notes: what the user should know of how the spec was read; kept in the record.
     progress: where warnings and failures are said.
@@ -56,6 +58,7 @@ class Driver:
             "failed": [],
         }
         self._write("started")
+        run.appear()
 
     def warn(self, message: str) -> None:
         """Say a warning, and keep it in the record, once."""
@@ -71,37 +74,42 @@ class Driver:
     def work(self, units: Sequence[UnitFolder], do: Callable[[UnitFolder], None]) -> list[UnitFolder]:
         """Call `do` for every unit that is not done yet. Returns those that failed.
 
-        A failure is written as the unit's metrics.json and said; the others go on. An interruption is
-        written into run.json and raised.
+        A failure is written as the unit's metrics.json and said; the others go on. Raises DiskError, which is none of a
+        unit.
         """
         failed = []
-        with self.interruptible():
-            for unit in units:
-                if unit.status == "done":
-                    continue
-                unit.clear()
-                unit.set_status("started")
-                try:
-                    do(unit)
-                except UadctlError as error:
-                    self._fail(unit, error)
-                    failed.append(unit)
-                except Exception as error:  # noqa: BLE001 - whatever ends a cell must not end the others
-                    self._fail(unit, error)
-                    failed.append(unit)
-                else:
-                    # The record first: a unit that is done is never without what it was made of.
-                    self._write("started")
-                    unit.set_status("done")
+        for unit in units:
+            if unit.status == "done":
+                continue
+            unit.clear()
+            unit.set_status("started")
+            try:
+                do(unit)
+            except DiskError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever ends a cell must not end the others
+                self._fail(unit, error)
+                failed.append(unit)
+            else:
+                # The record first: a unit that is done is never without what it was made of, power cuts included.
+                self._write("started")
+                flush_folders(unit.path, within=self._run.path)
+                unit.set_status("done")
         return failed
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Say in the record that the run was interrupted, and can be gone on with, if this part of it does not end."""
+    @contextlib.contextmanager
+    def interruptible(self, *, again: str) -> Iterator[None]:
+        """Say in the record that the run was interrupted, and can be gone on with, if this part of it does not end.
+
+        again: the command to be given then, said where the disk is the reason.
+        """
         try:
             yield
-        except BaseException:  # Ctrl-C and SIGTERM too
-            self.interrupt()
+        except BaseException as error:  # Ctrl-C and SIGTERM too
+            with contextlib.suppress(OSError):  # where the disk is full; what stands there can be gone on with as well
+                self.interrupt()
+            if isinstance(error, DiskError):
+                raise error.told(help=f"When that is mended: {again}") from error
             raise
 
     def interrupt(self) -> None:
@@ -111,6 +119,7 @@ class Driver:
     def finish(self, failed: Sequence[UnitFolder]) -> None:
         """The last word of run.json."""
         self._record["finished"] = _now()
+        flush_folders(self._run.path)  # it names what is there
         self._write("failed" if failed else "done")
 
     def _fail(self, unit: UnitFolder, error: Exception) -> None:
@@ -126,7 +135,8 @@ class Driver:
         self._progress.fail(f"{unit.category} / {unit.label}{seed}: {text}", error)
 
     def _write(self, status: RunStatus) -> None:
-        self._run.write("run", {**self._record, "status": status})
+        told = determinism(self._run.spec, self._record["models"], self._record["warnings"])
+        self._run.write("run", {**self._record, "determinism": told, "status": status})
 
 
 def _now() -> str:

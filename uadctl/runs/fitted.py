@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from uadctl.atomic import replacing, write_json
+from uadctl.atomic import replacing, write_bytes
 from uadctl.errors import Problem, RunError, UadctlError
 from uadctl.imaging.camera import Camera
 from uadctl.imaging.geometry import Geometry
@@ -18,10 +18,12 @@ from uadctl.imaging.maps import AnomalyMapPostprocess
 from uadctl.intake import Intake
 from uadctl.models.base import TrainedElsewhere, knows_places
 from uadctl.records import Size, Tiling
-from uadctl.runs.folder import SCHEMA, RunFolder, UnitFolder, read_document
+from uadctl.runs.folder import SCHEMA, UnitFolder, read_document
+from uadctl.runs.sealed import MODEL_KEYS, seal
 from uadctl.spec.grammar import PostprocessTable
 from uadctl.spec.signature import rebuild_model
 from uadctl.thresholds import Asked, Expected, Source, Threshold, choose, doubt_of_tail, expected_shares
+from uadctl.untrusted import Hostile, check_safetensors
 
 COLOUR_SIGMAS = 6.0
 """The colours of maps end where a pixel is this many standard deviations of normal pixels above their mean: the
@@ -336,24 +338,26 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
     with replacing(file) as temporary:
         save_file(tensors, temporary)
     g = fitted.geometry
-    write_json(
+    write_bytes(
         unit.model / "model.json",
-        {
-            "schema": SCHEMA,
-            "model": fitted.model,
-            "params": fitted.params,
-            "preprocess": {
-                "size": g.size,
-                "resize": None if g.resize is None else list(g.resize),
-                "crop": None if g.crop is None else list(g.crop),
-                "stride": g.stride,
-            },
-            "learned_tiles": fitted.learned_tiles,
-            "camera": _save_camera(fitted.camera, unit.model / "camera.safetensors"),
-            "postprocess": msgspec.to_builtins(fitted.postprocess),
-            "facts": facts,
-            "sha256": _sha256(file),
-        },
+        seal(
+            {
+                "schema": SCHEMA,
+                "model": fitted.model,
+                "params": fitted.params,
+                "preprocess": {
+                    "size": g.size,
+                    "resize": None if g.resize is None else list(g.resize),
+                    "crop": None if g.crop is None else list(g.crop),
+                    "stride": g.stride,
+                },
+                "learned_tiles": fitted.learned_tiles,
+                "camera": _save_camera(fitted.camera, unit.model / "camera.safetensors"),
+                "postprocess": msgspec.to_builtins(fitted.postprocess),
+                "facts": facts,
+                "sha256": _sha256(file),
+            }
+        ),
     )
     unit.write("thresholds", fitted.calibration.document())
     size = sum(f.stat().st_size for f in unit.model.iterdir())
@@ -364,8 +368,43 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
 
 def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
     """Read back what `save` wrote. Raises RunError where a file is absent, damaged or of another version."""
-    file = unit.model / "model.json"
-    document = read_document(file)
+    kept = Kept(
+        document=read_model(unit),
+        tensors=lambda sha256: _tensors(unit.model / "model.safetensors", sha256=sha256),
+        arrays=lambda sha256: _arrays(unit.model / "camera.safetensors", sha256=sha256),
+        calibration=lambda: read_calibration(unit),
+    )
+    return rebuild(kept, device=device, file=str(unit.model / "model.json"), where=str(unit.model))
+
+
+def read_model(unit: UnitFolder) -> dict[str, Any]:
+    """A unit's model.json. Raises RunError where it is absent, damaged or of another version."""
+    return read_document(unit.model / "model.json", keys=MODEL_KEYS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What `rebuild` makes a model of, wherever it is kept.
+
+    document: of model.json.
+    tensors, arrays: what the detector and the camera have learned, by their names, given the SHA-256 that the document
+        says of them; each is called once at most.
+    calibration: of thresholds.json.
+    """
+
+    document: dict[str, Any]
+    tensors: Callable[[object], dict[str, Any]]
+    arrays: Callable[[object], dict[str, Any]]
+    calibration: Callable[[], Calibration]
+
+
+def rebuild(kept: Kept, *, device: str, file: str, where: str) -> Fitted:
+    """The model again. file, where: what messages name, of the document and of the tensors.
+
+    Raises RunError for a damaged document and for tensors that do not fit it; and what a missing extra, or a device
+    that is not here, raises.
+    """
+    document = kept.document
     try:
         params = document["params"]
         detector = rebuild_model(document["model"], params, device=device)
@@ -379,20 +418,18 @@ def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
         facts, sha256 = document["facts"], document["sha256"]
         learned_tiles = msgspec.convert(document.get("learned_tiles"), int | None)
         postprocess = msgspec.convert(document.get("postprocess"), PostprocessTable | None)
-        camera = _load_camera(document.get("camera"), unit.model / "camera.safetensors")
+        camera = _load_camera(document.get("camera"), kept.arrays)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{file}: damaged: {type(error).__name__}: {error}") from error
-    tensors = _tensors(unit.model / "model.safetensors", sha256=sha256)
+    tensors = kept.tensors(sha256)
     detector.prepare(download=False)
     try:
         detector.restore(tensors, facts)
     except UadctlError as error:  # what the detector itself explains, such as another version of its library
-        raise RunError([Problem(f"{unit.model}: {p.message}", p.help) for p in error.problems]) from error
+        raise RunError([Problem(f"{where}: {p.message}", p.help) for p in error.problems]) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise RunError(f"{unit.model}: damaged: {type(error).__name__}: {error}") from error
-    return Fitted(
-        document["model"], params, detector, geometry, read_calibration(unit), camera, learned_tiles, postprocess
-    )
+        raise RunError(f"{where}: damaged: {type(error).__name__}: {error}") from error
+    return Fitted(document["model"], params, detector, geometry, kept.calibration(), camera, learned_tiles, postprocess)
 
 
 def _save_camera(camera: Camera, file: Path) -> dict[str, Any]:
@@ -407,12 +444,11 @@ def _save_camera(camera: Camera, file: Path) -> dict[str, Any]:
     return {"facts": facts, "sha256": _sha256(file)}
 
 
-def _load_camera(said: Mapping[str, Any] | None, file: Path) -> Camera:
-    """said: None in runs of versions that knew no camera."""
+def _load_camera(said: Mapping[str, Any] | None, arrays: Callable[[object], dict[str, Any]]) -> Camera:
+    """said: None in runs of versions that knew no camera. arrays: see `Kept`."""
     if said is None:
         return Camera()
-    arrays = {} if said["sha256"] is None else _arrays(file, sha256=said["sha256"])
-    return Camera.restore(arrays, said["facts"])
+    return Camera.restore({} if said["sha256"] is None else arrays(said["sha256"]), said["facts"])
 
 
 def read_calibration(unit: UnitFolder) -> Calibration:
@@ -426,24 +462,14 @@ def read_calibration(unit: UnitFolder) -> Calibration:
         raise RunError(f"{unit.thresholds}: damaged: {what}") from error
 
 
-def load_run(
-    path: str | Path,
-    *,
-    category: str | None = None,
-    label: str | None = None,
-    seed: int | None = None,
-    device: str = "auto",
-) -> Fitted:
-    """The fitted model of a run folder; which one, if it has several.
-
-    Raises RunError, listing them, if that is not clear.
-    """
-    return load(RunFolder.open(Path(path)).choose(category=category, label=label, seed=seed), device=device)
-
-
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def other_bytes(file: Path) -> RunError:
+    """What to say of a file whose SHA-256 is not the one in model.json."""
+    return RunError(f"{file}: damaged: not the file that was written with model.json: its SHA-256 is another")
 
 
 def _tensors(file: Path, *, sha256: object) -> dict[str, Any]:
@@ -463,8 +489,11 @@ def _checked(file: Path, load_file: Callable[[Path], dict[str, Any]], sha256: ob
     from safetensors import SafetensorError
 
     try:
+        check_safetensors(file)  # a pipe, or a device without an end, has no checksum
         if _sha256(file) != sha256:
-            raise RunError(f"{file}: damaged: not the file that was written with model.json: its SHA-256 is another")
+            raise other_bytes(file)
         return dict(load_file(file))
+    except Hostile as error:
+        raise RunError(f"{file}: damaged: {error}") from error
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file}: damaged or absent: {error}") from error

@@ -13,15 +13,14 @@ Nothing inside depends on where the folder lies.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import json
+import errno
 import os
 import shlex
 import shutil
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -29,14 +28,29 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from uadctl.atomic import write_bytes, write_json
-from uadctl.errors import RunError
+from uadctl.abrupt import at_abrupt_end
+from uadctl.atomic import (
+    PART,
+    flush_folders,
+    hidden_folder,
+    maker,
+    name_folder,
+    remove_leftovers,
+    write_bytes,
+    write_json,
+)
+from uadctl.errors import DiskError, RunError
+from uadctl.runs.sealed import THRESHOLDS_KEYS, check_seal, seal
 from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
+from uadctl.untrusted import Hostile, csv_line, parse_json, read_bounded
 
 Status = Literal["started", "done", "failed"]
 RunStatus = Literal["started", "done", "failed", "interrupted"]
 UnitDocument = Literal["metrics", "thresholds", "timing", "parity", "anomalib", "robustness", "replicates"]
 SCHEMA = 1
+
+# A process that only asks whether a folder is in use holds its lock for so long at most.
+_GLANCE_S = 0.3
 
 # More units are not listed one by one where one is to be chosen.
 _LISTED = 20
@@ -77,7 +91,10 @@ class UnitFolder:
     def status(self) -> Status | None:
         """What the status file says; None before the unit was begun."""
         file = self.path / "status"
-        text = file.read_text(encoding="ascii").strip() if file.is_file() else None
+        try:
+            text = read_bounded(file, most=64).decode("ascii").strip() if file.is_file() else None
+        except ValueError:  # of nobody's making, or of more bytes than any of ours
+            return None
         return text if text in ("started", "done", "failed") else None  # type: ignore[return-value]
 
     def clear(self) -> None:
@@ -98,44 +115,51 @@ class UnitFolder:
 
     def write_scores(self, rows: Iterable[Sequence[object]]) -> None:
         """scores.csv: one row an image, in the order of `SCORE_COLUMNS`; None is an empty field."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(SCORE_COLUMNS)
-        writer.writerows([["" if value is None else value for value in row] for row in rows])
-        write_bytes(self.path / "scores.csv", text.getvalue().encode("utf-8", "backslashreplace"))
+        text = "".join(csv_line(row) for row in (SCORE_COLUMNS, *rows))
+        write_bytes(self.path / "scores.csv", text.encode("utf-8", "backslashreplace"))
 
     def has(self, name: UnitDocument) -> bool:
         """Whether the JSON document `name` was written."""
         return (self.path / f"{name}.json").is_file()
 
     def write(self, name: UnitDocument, value: dict[str, Any]) -> None:
-        write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
+        document = {"schema": SCHEMA, **value}
+        if name == "thresholds":
+            write_bytes(self.thresholds, seal(document))
+        else:
+            write_json(self.path / f"{name}.json", document)
 
     def read(self, name: UnitDocument) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
-        return read_document(self.path / f"{name}.json")
+        return read_document(self.path / f"{name}.json", keys=THRESHOLDS_KEYS if name == "thresholds" else None)
 
     def replace_thresholds(self, value: dict[str, Any]) -> Path:
         """A new thresholds.json; the old one is kept beside it, and its path returned.
 
         thresholds.1.json is the oldest, the one that came with the model; the numbers count up, and no file is ever
-        overwritten. The new file takes the old one's place at once and only when the old one is safe.
+        overwritten. The new file takes the old one's place at once and only when the old one is safe: both names are
+        never those of halves, whenever the process ends.
         """
-        old = self.thresholds.read_bytes()
-        numbers = [path.name.split(".")[1] for path in self.path.glob("thresholds.*.json")]
-        number = max((int(n) for n in numbers if n.isdecimal()), default=0) + 1
-        while True:
-            kept = self.path / f"thresholds.{number}.json"
-            try:
-                with kept.open("xb") as stream:
-                    stream.write(old)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                break
-            except FileExistsError:
-                number += 1
+        kept = self._keep_thresholds(self.thresholds.read_bytes())
+        flush_folders(self.path)  # else a power cut could keep the second name only
         self.write("thresholds", value)
         return kept
+
+    def _keep_thresholds(self, old: bytes) -> Path:
+        """A copy of thresholds.json under the next number."""
+        numbers = [path.name.split(".")[1] for path in self.path.glob("thresholds.*.json")]
+        last = max((int(n) for n in numbers if n.isdecimal()), default=0)
+        newest = self.path / f"thresholds.{last}.json"
+        if last and newest.read_bytes() == old:  # a process that was killed before it could write the new ones
+            return newest
+        while True:
+            last += 1
+            kept = self.path / f"thresholds.{last}.json"
+            try:
+                write_bytes(kept, old, anew=True)
+            except FileExistsError:
+                continue
+            return kept
 
     def write_error(self, text: str) -> None:
         """error.txt: the traceback of a unit that failed."""
@@ -164,32 +188,71 @@ def output_stems(relatives: Sequence[str]) -> list[str]:
 
 
 class RunFolder:
-    """A run on disk."""
+    """A run on disk.
 
-    def __init__(self, path: Path) -> None:
+    path: where it is; of one that is being made, a hidden folder until it appears.
+    """
+
+    def __init__(self, path: Path, *, wanted: Path | None = None) -> None:
         self.path = path
+        self._wanted = wanted
 
     @classmethod
     def create(cls, spec: RunSpec) -> RunFolder:
-        """A new folder below `[run] dir` with the filled spec in it. RunError if it cannot be made."""
+        """A new folder below `[run] dir` with the filled spec in it, hidden until it appears. To be locked.
+
+        What processes that were killed here have left of runs of this spec is removed. Raises DiskError; RunError if
+        it cannot be made for another reason.
+        """
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        name = f"{stamp}-{spec.run.name}-{spec_hash(spec)}"
+        digest = spec_hash(spec)
         parent = Path(spec.run.dir)
+        wanted = parent / f"{stamp}-{spec.run.name}-{digest}"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            path, again = parent / name, 1
-            while True:
-                try:
-                    path.mkdir()
-                    break
-                except FileExistsError:  # the same spec twice within a second
-                    again += 1
-                    path = parent / f"{name}-{again}"
-            run = cls(path)
-            write_bytes(path / "spec.toml", to_toml(spec).encode())
+            run = cls(hidden_folder(wanted, digest), wanted=wanted)
+            try:
+                _remove_abandoned(parent, digest)
+                with run._by_its_name():
+                    write_bytes(run.path / "spec.toml", to_toml(spec).encode())
+            except BaseException:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+        except DiskError:
+            raise
         except OSError as error:
             raise RunError(f"{error.filename or parent}: the run folder cannot be made: {error.strerror}") from error
         return run
+
+    def appear(self) -> None:
+        """Give a folder that is being made, and has a run.json by now, its name: nobody sees a run that is not whole.
+
+        Its lock stays. Nothing happens to one that has its name. Raises DiskError; RunError if it cannot have it.
+        """
+        if self._wanted is None:
+            return
+        path, again = self._wanted, 1
+        while True:
+            try:
+                name_folder(self.path, path)
+                break
+            except FileExistsError:  # the same spec twice within a second
+                again += 1
+                path = self._wanted.with_name(f"{self._wanted.name}-{again}")
+            except DiskError:
+                raise
+            except OSError as error:
+                raise RunError(f"{path}: the run folder cannot be made: {error.strerror}") from error
+        self.path, self._wanted = path, None
+
+    @contextlib.contextmanager
+    def _by_its_name(self) -> Iterator[None]:
+        """What cannot be written into a folder that is being made is told of the folder that was to be."""
+        try:
+            yield
+        except DiskError as error:
+            if self._wanted is None:
+                raise
+            raise error.told(str(self._wanted / Path(error.filename).name)) from error
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -228,46 +291,75 @@ class RunFolder:
         return run
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, meanwhile: str = "What is finished in it can be scored with meanwhile.") -> Iterator[None]:
         """Keep other processes from working on this folder. RunError if one does already.
 
-        The lock is the system's, on the folder itself: it ends with the process, however that ends. Where the system
-        has none (Windows), nothing is locked.
+        meanwhile: what who is refused can do instead.
+        A folder that has not appeared by the end is removed. The lock is the system's, on the folder itself: it ends
+        with the process, however that ends. Where the system has none (Windows, some network drives), nothing is
+        locked. If the process ends abruptly within, the record says that the run was interrupted.
         """
-        with self._lock() as free:
+        with self._lock(shared=False, wait=_GLANCE_S) as free:
             if not free:
-                raise RunError(f"{self.path}: in use by another process")
-            yield
+                raise RunError(
+                    f"{self.path}: in use by another process",
+                    help=f"Wait for its end, or end it. {meanwhile}",
+                )
+            try:
+                with at_abrupt_end(self._note_interruption):
+                    yield
+            finally:
+                if self._wanted is not None:
+                    shutil.rmtree(self.path, ignore_errors=True)
+
+    def locked_for(self, page: Path) -> contextlib.AbstractContextManager[None]:
+        """`locked` where a page lies in this folder; elsewhere it disturbs nobody."""
+        if not page.resolve().is_relative_to(self.path.resolve()):
+            return contextlib.nullcontext()
+        return self.locked(meanwhile="Or have the page elsewhere: --out DIR")
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of killed processes. Only while it is locked: others' are in use."""
+        remove_leftovers(self.path)
 
     def in_use(self) -> bool:
         """Whether a process works on this folder now."""
-        with self._lock() as free:
+        with self._lock(shared=True, wait=0) as free:
             return not free
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[bool]:
+    def _lock(self, *, shared: bool, wait: float) -> Iterator[bool]:
+        """shared: with others that only look. wait: so many seconds."""
         if sys.platform == "win32":  # no flock there
             yield True
             return
-        import fcntl
-
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            end = time.monotonic() + wait
+            while not (free := _flock(handle, shared=shared)) and time.monotonic() < end:
+                time.sleep(0.02)
+            yield free
         finally:
             os.close(handle)
+
+    def _note_interruption(self) -> None:
+        record = self.read("run")
+        if record["status"] == "started":
+            self.write("run", {**record, "status": "interrupted"})
 
     @property
     def spec(self) -> RunSpec:
         return read_spec(str(self.path / "spec.toml")).spec
 
     def unit(self, category: str, label: str, seed: int) -> UnitFolder:
-        return UnitFolder(self.path / "units" / category / label / str(seed), category, label, seed)
+        path = self.path / "units" / category / label / str(seed)
+        # What a link leads to is never cleared for a new try, nor written to.
+        for folder in (path.parents[2], path.parents[1], path.parent, path):
+            if folder.is_symlink():
+                raise RunError(
+                    f"{folder}: is a link; the units of a run lie in its own folder", help="Remove the link."
+                )
+        return UnitFolder(path, category, label, seed)
 
     def units(self) -> list[UnitFolder]:
         """Every unit begun so far, sorted by category, label and seed."""
@@ -307,11 +399,26 @@ class RunFolder:
         return fitting
 
     def write(self, name: Literal["run", "metrics", "gate", "timing"], value: dict[str, Any]) -> None:
-        write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
+        with self._by_its_name():
+            write_json(self.path / f"{name}.json", {"schema": SCHEMA, **value})
 
     def read(self, name: Literal["run", "metrics", "gate", "timing"]) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
         return read_document(self.path / f"{name}.json")
+
+
+def _flock(handle: int, *, shared: bool) -> bool:
+    """Take the lock of an open folder, if that can be done at once or the file system has no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 def _listing(units: Sequence[UnitFolder]) -> str:
@@ -331,6 +438,27 @@ def _listing(units: Sequence[UnitFolder]) -> str:
 def _some(values: Sequence[str]) -> str:
     more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
     return f"one of {len(values)}: {', '.join(values[:_LISTED])}{more}"
+
+
+def _remove_abandoned(parent: Path, digest: str) -> None:
+    """Remove hidden folders whose processes were killed before the run appeared."""
+    if sys.platform == "win32":  # no lock tells whether they are in use, and asking for a process there ends it
+        return
+    for hidden in sorted(parent.glob(f".*{PART}")):
+        number = maker(hidden, digest)
+        if number is None or _lives(number):
+            continue
+        with contextlib.suppress(OSError), RunFolder(hidden)._lock(shared=False, wait=0) as free:
+            if free:
+                shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH  # somebody else's lives too
+    return True
 
 
 def find_runs(spec: RunSpec) -> list[RunFolder]:
@@ -355,18 +483,23 @@ def newest(spec: RunSpec, *, finished: bool) -> RunFolder:
     raise RunError(f"nothing to resume: no unfinished run of this spec (hash {spec_hash(spec)}) in {spec.run.dir}")
 
 
-def read_document(file: Path) -> dict[str, Any]:
-    """A JSON document with our schema number. RunError if it is absent, damaged or of another version."""
+def read_document(file: Path, *, keys: Set[str] | None = None) -> dict[str, Any]:
+    """A JSON document with our schema number. RunError if it is absent, damaged or of another version.
+
+    keys: all that a sealed document may hold; its seal is checked, and left out. None: it has no seal.
+    """
     try:
-        value = json.loads(file.read_bytes(), parse_constant=_refuse)
+        data = read_bounded(file)
+        value = parse_json(data)
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+    except Hostile as error:
+        raise RunError(f"{file}: damaged: {error}") from error
     except ValueError as error:
         raise RunError(f"{file}: damaged: not JSON: {error}") from error
+    if keys is not None and isinstance(value, dict):
+        value = check_seal(file, data, value, keys)
+    del data
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise RunError(f"{file}: written by another version of uadctl: schema {SCHEMA} is expected")
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of strict JSON")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ import msgspec
 
 from uadctl.errors import RunError
 from uadctl.runs.folder import RunFolder, read_document
+from uadctl.untrusted import MAX_SPEC_BYTES, Hostile, parse_toml, read_bounded
 
 #: How many folders below the one given are looked into: runs/ of a project, of a machine, of a month.
 DEEPEST = 4
@@ -197,9 +197,11 @@ def _spec(path: Path) -> dict[str, Any]:
     """From the saved spec as TOML alone, so that one of another version, with other keys, is listed too."""
     file = path / "spec.toml"
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = parse_toml(read_bounded(file, most=MAX_SPEC_BYTES).decode("utf-8"))
     except OSError as error:
         raise RunError(f"{file}: cannot be read: {error.strerror}") from error
+    except Hostile as error:
+        raise RunError(f"{file}: damaged: {error}") from error
     except ValueError as error:
         raise RunError(f"{file}: damaged: not TOML: {error}") from error
     spec = _convert(table, _Spec, file)
@@ -255,5 +257,5 @@ def _names(folder: Path) -> list[str]:
 def _convert(document: dict[str, Any], kind: type[_T], file: Path) -> _T:
     try:
         return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # ValidationError, or for a lone surrogate UnicodeEncodeError
         raise RunError(f"{file}: damaged: {error}") from error

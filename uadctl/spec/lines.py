@@ -12,6 +12,7 @@ from bisect import bisect_right
 from typing import Final
 
 from uadctl.spec.values import Key
+from uadctl.untrusted import MAX_KEY_PARTS
 
 _KEY: Final = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
 _BLANK: Final = re.compile(r"[ \t]*")
@@ -82,6 +83,8 @@ class _Walk:
             if name is None:
                 return None
             parts.append(name)
+            if len(parts) > MAX_KEY_PARTS:
+                return None
             self._skip(_BLANK)
             if not self.text.startswith(".", self.at):
                 return tuple(parts)

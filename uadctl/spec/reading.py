@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -59,8 +58,9 @@ from uadctl.spec.signature import (
 )
 from uadctl.spec.sweep import MOST_CELLS, combinations, count_combinations, count_variants, variants
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, printable, shown, take
+from uadctl.untrusted import MAX_SPEC_BYTES, TOO_DEEP, Hostile, parse_toml, read_stream
 
-MAX_BYTES: Final = 1_000_000
+MAX_BYTES: Final = MAX_SPEC_BYTES
 """A longer file is not read: it is no spec."""
 
 _LAST: Final = 1 << 60
@@ -340,10 +340,11 @@ def _draft_from_file(path: str) -> _Draft:
     where = printable(path)
     text = _read_text(path, where)
     try:
-        tree = tomllib.loads(text)
+        tree = parse_toml(text)
         lines = find_lines(text)
-    except RecursionError as error:
-        raise SpecError(f"{where}: lists or tables are nested too deeply", source=where) from error
+    except Hostile as error:
+        fact = f"lists or tables are {error}" if str(error) == TOO_DEEP else str(error)
+        raise SpecError(f"{where}: {fact}", source=where) from error
     except ValueError as error:
         raise SpecError(_syntax(where, text, str(error)), source=where) from error
     base = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120 - pathlib would drop what a link points at
@@ -360,14 +361,15 @@ def _draft_from_file(path: str) -> _Draft:
 
 def _read_text(path: str, where: str) -> str:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - also takes a device or a pipe
-            data = file.read(MAX_BYTES + 1)
+        data = read_stream(path, most=MAX_BYTES)  # also takes a device or a pipe
     except FileNotFoundError as error:
         raise SpecError(f"{where}: there is no such spec file", source=where) from error
     except IsADirectoryError as error:
         raise SpecError(f"{where}: is a folder, expected a spec file", source=where) from error
     except OSError as error:
         raise SpecError(f"{where}: cannot be read: {error.strerror}", source=where) from error
+    except Hostile as error:
+        raise SpecError(f"{where}: {error}", source=where) from error
     if len(data) > MAX_BYTES:
         raise SpecError(f"{where}: longer than {MAX_BYTES} bytes, which no spec is", source=where)
     try:
@@ -485,8 +487,8 @@ def _record_instead(key: Key) -> tuple[Key, ...]:
 def _toml_value(written: str) -> Any:
     """A TOML value, or else the text itself."""
     try:
-        parsed = tomllib.loads(f"value = {written}")
-    except (ValueError, RecursionError):
+        parsed = parse_toml(f"value = {written}")
+    except ValueError:
         return written
     return parsed["value"] if set(parsed) == {"value"} else written
 

@@ -8,7 +8,6 @@ only where the constructor takes them and the user gave none.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec.inspect
@@ -25,6 +25,7 @@ from uadctl.spec.grammar import TrainerTable
 from uadctl.spec.registry import ModelEntry, load_target, resolve_model
 from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, shown, take
 from uadctl.spec.wrapped import AnomalibModel, anomalib_models
+from uadctl.untrusted import parse_json
 
 if TYPE_CHECKING:
     from uadctl.spec.grammar import ModelTable, RunTable
@@ -108,6 +109,12 @@ def type_of(constructor: Constructor, name: str) -> msgspec.inspect.Type:
         return msgspec.inspect.AnyType()
     target = constructor.target
     function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+    return _evaluated(function, name, annotation)
+
+
+# Evaluating takes as long as all the rest of checking a parameter, and a grid has thousands of them.
+@lru_cache(maxsize=2048)
+def _evaluated(function: Any, name: str, annotation: Any) -> msgspec.inspect.Type:
     holder = types.SimpleNamespace(__annotations__={name: annotation})
     hints = typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)
     return msgspec.inspect.type_info(hints[name])
@@ -191,33 +198,12 @@ def parse_model_kwargs(text: str | None) -> dict[str, Any]:
         return {}
     example = """Example: --model-kwargs '{"coreset_ratio": 0.1}' (the single quotes keep the shell from reading it)"""
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_name_twice)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise SpecError(f"--model-kwargs is not valid JSON: {why}", help=example) from error
+        value = parse_json(text)
+    except ValueError as error:
+        raise SpecError(f"--model-kwargs is not valid JSON: {error}", help=example) from error
     if not isinstance(value, dict):
         raise SpecError(f"--model-kwargs: expected a JSON object, found {kind(value)}: {shown(value)}", help=example)
     return value
-
-
-def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return number
-
-
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{shown(name)} is given twice")
-        found[name] = value
-    return found
 
 
 def merge_checkpoint_path(kwargs: Mapping[str, Any], *, checkpoint_path: str | None) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
-from uadctl.errors import ParamError, Problem, RunError
+from uadctl.atomic import replacing
+from uadctl.errors import ImageError, ParamError, Problem, RunError
 from uadctl.models import base
 from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
@@ -112,6 +113,7 @@ class AnomalibCheckpoint(base.FromPredictions):
         self.contamination = contamination
         self.device = device
         self.batch_size = batch_size
+        self._at_once = 16 if batch_size == "auto" else batch_size
         self.trust_checkpoint = trust_checkpoint
         self.inferencer = inferencer
         self.threshold_: float | None = None
@@ -147,7 +149,10 @@ class AnomalibCheckpoint(base.FromPredictions):
 
     @property
     def images_per_batch(self) -> int:
-        return 16 if self.batch_size == "auto" else self.batch_size
+        return self._at_once
+
+    def take_at_once(self, images: int) -> None:
+        self._at_once = images
 
     @property
     def own_resizing(self) -> str | None:
@@ -504,7 +509,8 @@ class _Model(AnomalibCheckpoint):
         """Write the model.ckpt that anomalib itself would have left, for use with anomalib."""
         written = None if self._folder is None else self._folder / "model.ckpt"
         if written is not None and written.is_file():
-            shutil.copyfile(written, folder / "model.ckpt")
+            with replacing(folder / "model.ckpt") as temporary:
+                shutil.copyfile(written, temporary)
 
 
 def _folder_for_training() -> Path:
@@ -519,9 +525,9 @@ def _folder_for_training() -> Path:
 
 
 def _finite(score: float) -> float:
-    """The score. RunError for one that is no number."""
+    """The score. ImageError for one that is no number."""
     if score != score or score in (float("inf"), float("-inf")):
-        raise RunError(f"the model gave the score {score}")
+        raise ImageError(f"the model gave the score {score}")
     return score
 
 

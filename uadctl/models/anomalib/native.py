@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uadctl.errors import DataError, RunError, SpecError
+from uadctl.errors import DataError, ImageError, SpecError
 from uadctl.models.anomalib.predictor import Raw
 from uadctl.models.anomalib.preprocessing import Inference, Postprocessing, Preprocessing
 from uadctl.models.padim import on_one_grid
@@ -267,9 +267,9 @@ class _Blur:
 
 
 def _finite(field: torch.Tensor) -> NDArray[np.float32]:
-    """A map as an array. RunError where it contains no numbers."""
+    """A map as an array. ImageError where it contains no numbers."""
     if not bool(field.isfinite().all()):
-        raise RunError("the checkpoint's model gives distances that are NaN or infinite")
+        raise ImageError("the checkpoint's model gives distances that are NaN or infinite")
     return field.cpu().numpy()
 
 

@@ -278,7 +278,7 @@ class _Images:
         from anomalib.data import ImageItem
         from torchvision.transforms.v2.functional import to_dtype, to_image
 
-        image = to_dtype(to_image(np.load(self.files[index])), torch.float32, scale=True)
+        image = to_dtype(to_image(np.load(self.files[index], allow_pickle=False)), torch.float32, scale=True)
         if self.augmentations:
             image = self.augmentations(image)
         return ImageItem(image=image, gt_label=torch.tensor(0), image_path=str(self.files[index]))
