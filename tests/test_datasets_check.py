@@ -686,6 +686,7 @@ def test_json_is_one_strict_document(uadctl, one_category, home):
             }
         ],
         "errors": [],
+        "notes": [],
         "warnings": [
             {
                 "message": "data/tile/test/scratch/000.png: no mask at data/tile/ground_truth/scratch/000_mask.png",

@@ -1201,3 +1201,20 @@ def test_a_holdout_that_would_take_every_part_is_found_before_a_bench(uadctl, tm
     said = "[calibration] holdout = 0.5 of 2 training images in 1 group leaves none to learn from"
     assert f"error: views: {said}\n" in uadctl("datasets", "check", "s.toml", code=2).err
     assert said in uadctl("bench", "s.toml", code=1).err
+
+
+def test_files_that_lie_elsewhere_are_told_where_they_are(uadctl, tmp_path):
+    photos, lists = tmp_path / "photos", tmp_path / "lists"
+    lists.mkdir()
+    parts.write_category(photos, "bolt", train=3, good=1, bad=1)
+    rows = [f"../photos/bolt/train/good/{i:03}.png,train,0" for i in range(3)]
+    (lists / "m.csv").write_text("\n".join(["path,split,label", *rows, "../photos/bolt/test/good/000.png,test,0", ""]))
+    ended = uadctl("datasets", "check", "manifest", "--root", str(lists / "m.csv"), "--json")
+    first = photos / "bolt" / "train" / "good" / "000.png"
+    assert [note["help"] for note in ended.json["notes"]] == [None]
+    said = ended.json["notes"][0]["message"]
+    assert ": 4 files lie outside of " in said
+    assert said.endswith(str(first))
+    assert f"note: {said}\n" in ended.err
+    inside = uadctl("datasets", "check", "mvtec", "--root", str(photos), "--json")
+    assert inside.json["notes"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -98,6 +99,7 @@ class Report:
     name, root: the data set. categories: those whose folders could be understood.
     errors:   what makes a bench fail.
     warnings: what a bench gets over, at a price; results that are untrue among them.
+    notes:    what is no problem, but should be seen: files that lie elsewhere.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Report:
     categories: tuple[CategoryReport, ...]
     errors: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -208,6 +211,7 @@ class _Use:
 class _Findings:
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
     def error(self, message: str, help: str | None = None) -> None:
         self.errors.append(Problem(message, help))
@@ -233,7 +237,14 @@ def _check(table: DatasetTable, use: _Use, *, threads: int, progress: Progress) 
             categories.append(
                 _check_category(dataset, further, table, use, findings, threads=threads, progress=progress)
             )
-    return Report(table.name, table.root, tuple(categories), tuple(findings.errors), tuple(findings.warnings))
+    return Report(
+        table.name,
+        table.root,
+        tuple(categories),
+        tuple(findings.errors),
+        tuple(findings.warnings),
+        tuple(findings.notes),
+    )
 
 
 def _load(table: DatasetTable, category: str, findings: _Findings) -> Dataset | None:
@@ -276,6 +287,7 @@ def _check_category(
     samples = [sample for part in parts.values() for sample in part]
     names = [name for name, part in parts.items() for _ in part]
     skips = table.on_error == "skip"
+    _elsewhere(dataset, samples, table, findings)
     if dataset.left_out:
         left_out = _counted(len(dataset.left_out), "defect image")
         findings.warning(
@@ -317,6 +329,22 @@ def _check_category(
     return CategoryReport(
         dataset.category, _counts(parts), tuple(SizeCount(size, n) for size, n in sorted(sizes.items()))
     )
+
+
+def _elsewhere(dataset: Dataset, samples: Sequence[Sample], table: DatasetTable, findings: _Findings) -> None:
+    """Files that a manifest, or a link, names outside of the data set's folder: allowed, and said where they are."""
+    if table.root is None:
+        return
+    root = Path(table.root)
+    top = os.path.realpath(root if root.is_dir() else root.parent)
+    files = dict.fromkeys(path for sample in samples for path in (sample.path, *sample.masks))
+    real = ((path, Path(os.path.realpath(path))) for path in files)
+    outside = [(path, target) for path, target in real if not target.is_relative_to(top)]
+    if outside:
+        path, target = outside[0]
+        many = f"{len(outside)} files lie" if len(outside) > 1 else "1 file lies"
+        where = f", which is {target}" if path != str(target) else ""
+        findings.notes.append(Problem(f"{dataset.category}: {many} outside of {top}, the first is {path}{where}"))
 
 
 def _counts(parts: Mapping[str, Sequence[Sample]]) -> tuple[Count, ...]:

@@ -253,6 +253,7 @@ def check(
     _say("error", report.errors)
     if not quiet:
         _say("warning", report.warnings)
+        _say("note", report.notes)
     if not json_:
         print_lines(_summary(report))
         if prepared is not None and report.ok:
@@ -424,6 +425,7 @@ def _document(report: Report) -> dict[str, Any]:
         ],
         "errors": [_problem(p) for p in report.errors],
         "warnings": [_problem(p) for p in report.warnings],
+        "notes": [_problem(p) for p in report.notes],
     }
 
 
