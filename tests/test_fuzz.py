@@ -35,7 +35,7 @@ from uadctl.errors import DataError, RunError, SpecError
 from uadctl.report.reading import read_run
 from uadctl.runs import bundle, fitted
 from uadctl.runs.folder import RunFolder
-from uadctl.spec import read_spec, to_toml
+from uadctl.spec import Overrides, read_spec, to_toml
 
 CHEAP = ("vision_ecod", "vision_knn")
 ROWS = "path,split,label,mask\nimages/0.png,train,0,\nimages/1.png,train,0,\nimages/2.png,test,1,masks/0.png\n"
@@ -582,3 +582,20 @@ def test_a_lone_surrogate_is_damage(of_model: model.ModelTarget, name: str) -> N
     with of_model._changed_files({file: document}, []), pytest.raises(RunError) as error:
         read_run(RunFolder.open(of_model.run))
     assert "damaged: " in error.value.message
+
+
+@pytest.mark.parametrize("model", ["vision_patchcore", "vision_padim", "vision_knn", "vision_anomalydino"])
+def test_a_name_with_a_line_end_stays_on_its_line(model, tmp_path):
+    (tmp_path / "s.toml").write_text(
+        f'[dataset]\nname = "demo"\n[model]\nname = "{model}"\n[model.params]\nbackbone = "a\\nb"\n'
+    )
+    with pytest.raises(SpecError) as caught:
+        read_spec(str(tmp_path / "s.toml"))
+    assert [p.message.count("\n") for p in caught.value.problems] == [0]
+    assert 'backbone = "a\\nb": no such backbone' in caught.value.message
+
+
+def test_a_checkpoint_whose_path_no_system_has_is_refused(tmp_path):
+    (tmp_path / "s.toml").write_text('[dataset]\nname = "demo"\n[model]\nname = "vision_padim_anomalib"\n')
+    with pytest.raises(SpecError, match="expected a path"):
+        read_spec(str(tmp_path / "s.toml"), Overrides(checkpoint_path="a\0b"))

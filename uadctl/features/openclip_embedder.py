@@ -14,6 +14,7 @@ from uadctl.features import openclip
 from uadctl.features.openclip import TowerConfig
 from uadctl.records import Size
 from uadctl.spec import require
+from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     import torch
@@ -139,8 +140,9 @@ class OpenCLIPEmbedder:
         require("open_clip", "clip", needed_by=self._needed_by)
         entry = openclip.describe(self.model_name)
         if entry is None:
+            name = shown(self.model_name)
             raise SpecError(
-                f'model_name (="{self.model_name}"): open_clip has no such model with a vision transformer of its own',
+                f"model_name (={name}): open_clip has no such model with a vision transformer of its own",
                 help="Names are those of open_clip.list_models(), such as ViT-B-16, ViT-B-16-plus-240, ViT-L-14.",
             )
         if self.pretrained is False:
@@ -153,9 +155,9 @@ class OpenCLIPEmbedder:
         if isinstance(self.pretrained, str) and Path(self.pretrained).is_file():
             return entry, self.pretrained
         if self.pretrained not in (True, _DEFAULT):
+            name = shown(self.pretrained)
             raise SpecError(
-                f'pretrained (="{self.pretrained}"): open_clip has no such weights of {self.model_name}, and there is '
-                "no such file",
+                f"pretrained (={name}): open_clip has no such weights of {self.model_name}, and there is no such file",
                 help=f"Its weights: {', '.join(openclip.tags_of(self.model_name)) or 'none'}. Or pretrained = true for "
                 "its usual ones, false for random ones.",
             )
@@ -175,7 +177,7 @@ class OpenCLIPEmbedder:
         """The tower that these parameters describe. A file's activation is that of the model, by its name."""
         config = openclip.tower_config(self.model_name, self._tag())
         if config is None:
-            raise SpecError(f'model_name (="{self.model_name}"): open_clip has no such model')
+            raise SpecError(f"model_name (={shown(self.model_name)}): open_clip has no such model")
         return config
 
     def _checkpoint(self) -> tuple[dict[str, torch.Tensor] | None, str, dict[str, str]]:
@@ -258,9 +260,9 @@ class OpenCLIPEmbedder:
         text = open_clip.get_model_config(self.model_name)["text_cfg"]
         foreign = text.get("hf_model_name") or text.get("hf_tokenizer_name")
         if foreign:
+            name = shown(self.model_name)
             raise SpecError(
-                f'model_name (="{self.model_name}"): its texts are read by {foreign} of Hugging Face, which uadctl '
-                "does not fetch",
+                f"model_name (={name}): its texts are read by {foreign} of Hugging Face, which uadctl does not fetch",
                 help="Use a model that reads them by itself, such as ViT-B-16, or vision_openclip_patchknn, which "
                 "needs no texts.",
             )

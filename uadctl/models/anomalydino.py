@@ -23,6 +23,7 @@ from uadctl.progress import Progress, Silent
 from uadctl.records import Prediction, Size
 from uadctl.spec.registry import find_backbone
 from uadctl.spec.search import wrong_search
+from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -708,7 +709,7 @@ def _wrong_layer(backbone: str, layer: str | None, masking: str) -> list[Problem
     if entry is None:
         return []
     if layer is not None and layer not in entry.channels:
-        return [Problem(f'layer (="{layer}") must be a layer of {entry.name}: {", ".join(entry.channels)}')]
+        return [Problem(f"layer (={shown(layer)}) must be a layer of {entry.name}: {', '.join(entry.channels)}")]
     used = layer or entry.layers[-1]
     if masking == "on" and not _is_dinov2(entry.name, used):
         return [Problem(f'masking (="on") must be "off" or "auto" with the layer {used} of {entry.name}', _FOR_DINOV2)]
@@ -724,9 +725,11 @@ def _wrong_source(
     """What contradicts `source`."""
     wrong = []
     if repo is not None and source != "local":
-        wrong.append(Problem(f'repo (="{repo}") must not be given with source "{source}"', 'Add source = "local".'))
+        wrong.append(
+            Problem(f'repo (={shown(repo)}) must not be given with source "{source}"', 'Add source = "local".')
+        )
     if weights is not None and source != "checkpoint":
-        fact = f'weights (="{weights}") must not be given with source "{source}"'
+        fact = f'weights (={shown(weights)}) must not be given with source "{source}"'
         wrong.append(Problem(fact, 'Add source = "checkpoint".'))
     if source == "local" and repo is None:
         wrong.append(Problem('source (="local") must come with repo, the folder of a clone'))

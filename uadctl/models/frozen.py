@@ -13,6 +13,7 @@ from uadctl.errors import ImageError, SpecError
 from uadctl.models import base
 from uadctl.records import Size
 from uadctl.spec.registry import BackboneEntry, find_backbone, no_such_backbone
+from uadctl.spec.values import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ def wrong_network(*, backbone: str, layers: Sequence[str] | None, batch_size: in
     entry = find_backbone(backbone)
     wrong = []
     if entry is None:
-        wrong.append(f'backbone (="{backbone}"): {no_such_backbone(backbone)}')
+        wrong.append(f"backbone (={shown(backbone)}): {no_such_backbone(backbone)}")
     elif layers is not None and not (layers and set(layers) <= set(entry.channels) and len(set(layers)) == len(layers)):
         wrong.append(f"layers (={list(layers)}) must be distinct layers of {backbone}: {', '.join(entry.channels)}")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
@@ -61,7 +62,7 @@ class FrozenNetwork:
     ) -> None:
         entry = find_backbone(backbone)
         if entry is None:
-            raise SpecError(f'backbone "{backbone}": {no_such_backbone(backbone)}')
+            raise SpecError(f"backbone {shown(backbone)}: {no_such_backbone(backbone)}")
         self.entry: BackboneEntry = entry
         self.layers = tuple(entry.layers if layers is None else layers)
         self.precision: Precision = precision

@@ -744,6 +744,8 @@ def _read_text_at(draft: _Draft, text: str, reads: Reads, key: Key) -> tuple[str
 
 def _absolute(path: str, base: str) -> str:
     joined = os.path.join(base, os.path.expanduser(path))  # noqa: PTH111, PTH118
+    if "\0" in joined:  # no system has such a path: whoever opens it says so
+        return joined
     short = os.path.normpath(joined)
     # Through a link, "link/.." is not the folder the link lies in: then the path stays as written.
     return short if os.path.realpath(short) == os.path.realpath(joined) else joined
