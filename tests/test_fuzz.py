@@ -599,3 +599,8 @@ def test_a_checkpoint_whose_path_no_system_has_is_refused(tmp_path):
     (tmp_path / "s.toml").write_text('[dataset]\nname = "demo"\n[model]\nname = "vision_padim_anomalib"\n')
     with pytest.raises(SpecError, match="expected a path"):
         read_spec(str(tmp_path / "s.toml"), Overrides(checkpoint_path="a\0b"))
+    with pytest.raises(SpecError) as caught:
+        read_spec(
+            str(tmp_path / "s.toml"), Overrides(checkpoint_path="a\0b", model_kwargs='{"checkpoint_path": "other"}')
+        )
+    assert "a\\x00b and the model parameter" in caught.value.message

@@ -23,7 +23,7 @@ import msgspec.inspect
 from uadctl.errors import ParamError, Problem, SpecError
 from uadctl.spec.grammar import TrainerTable
 from uadctl.spec.registry import ModelEntry, load_target, resolve_model
-from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, shown, take
+from uadctl.spec.values import BAD, Key, did_you_mean, key_text, kind, printable, shown, take
 from uadctl.spec.wrapped import AnomalibModel, anomalib_models
 from uadctl.untrusted import parse_json
 
@@ -216,8 +216,9 @@ def merge_checkpoint_path(kwargs: Mapping[str, Any], *, checkpoint_path: str | N
         return merged
     given = merged.get(CHECKPOINT)
     if given is not None and given != checkpoint_path:
+        named = printable(checkpoint_path)
         raise SpecError(
-            f"--checkpoint-path {checkpoint_path} and the model parameter {CHECKPOINT} = {shown(given)} conflict",
+            f"--checkpoint-path {named} and the model parameter {CHECKPOINT} = {shown(given)} conflict",
             help="Give the checkpoint once.",
         )
     merged[CHECKPOINT] = checkpoint_path
