@@ -267,9 +267,16 @@ def _full(process: subprocess.Popen[str]) -> bool:
     import termios
 
     assert process.stdout is not None
-    waiting = struct.unpack("i", fcntl.ioctl(process.stdout.fileno(), termios.FIONREAD, b"\0\0\0\0"))[0]
+    handle = process.stdout.fileno()
+
+    def waiting() -> int:
+        return int(struct.unpack("i", fcntl.ioctl(handle, termios.FIONREAD, b"\0\0\0\0"))[0])
+
+    # How many lines a pipe of 64 kB takes depends on their length: those that do not fit into the rest of a page begin
+    # a new one.
+    before = waiting()
     time.sleep(0.1)
-    return waiting > 60_000
+    return before > 40_000 and waiting() == before
 
 
 FORKS = """
