@@ -228,8 +228,9 @@ def _peak() -> int:
 
 def _resident() -> int:
     """Resident memory now, in bytes; where the system does not say so, the peak."""
-    file = Path("/proc/self/statm")
-    return int(file.read_text(encoding="ascii").split()[1]) * 4096 if file.is_file() else _peak()
+    from uadctl.service import resident
+
+    return resident() or _peak()
 
 
 # ---- inputs that are kept

@@ -16,7 +16,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-import cv2
 import numpy as np
 
 from fuzz.figures import ACCEPTED, Broken, Case, Figures, drive
@@ -26,6 +25,7 @@ from uadctl.check import check_dataset
 from uadctl.datasets import Dataset, list_categories, load_dataset
 from uadctl.datasets.manifest import COLUMNS, compose_manifest
 from uadctl.errors import DataError, SpecError
+from uadctl.imaging.files import write_png
 from uadctl.records import Sample
 from uadctl.spec.grammar import is_name
 
@@ -74,13 +74,13 @@ def prepared(folder: Path) -> ManifestTarget:
     root = folder / "root"
     rng = np.random.default_rng(0)
     for name in _IMAGES:
-        _write(root / name, rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        write_png(root / name, rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     for i, name in enumerate(_MASKS):
         mask = np.zeros((8, 8), np.uint8)
         mask[i : i + 2] = 255
-        _write(root / name, mask)
-    _write(root / "masks/large.png", np.full((16, 16), 255, np.uint8))
-    _write(folder / "outside.png", np.zeros((8, 8, 3), np.uint8))
+        write_png(root / name, mask)
+    write_png(root / "masks/large.png", np.full((16, 16), 255, np.uint8))
+    write_png(folder / "outside.png", np.zeros((8, 8, 3), np.uint8))
     images = root / "images"
     (images / "text.png").write_text("no image")
     (images / "empty.png").touch()
@@ -91,12 +91,6 @@ def prepared(folder: Path) -> ManifestTarget:
     (images / "dangling.png").symlink_to("nowhere.png")
     (images / "link.png").symlink_to("0.png")
     return ManifestTarget(root)
-
-
-def _write(path: Path, pixels: np.ndarray[Any, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), pixels):
-        raise OSError(f"{path} cannot be written")
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ from random import Random
 from types import FrameType
 from typing import Any, Final
 
-import cv2
 import numpy as np
 
 from fuzz.figures import ACCEPTED, Broken, Case, Figures, drive
@@ -29,6 +28,7 @@ from fuzz.mutate import as_json, mutated_bytes, mutated_tree
 from fuzz.spec import check_messages
 from uadctl.bench import bench
 from uadctl.errors import UadctlError
+from uadctl.imaging.files import write_png
 from uadctl.report.reading import read_run
 from uadctl.runs.baseline import read_baseline, read_replicates
 from uadctl.runs.bundle import load_bundle, write_bundle
@@ -116,7 +116,7 @@ def prepared(folder: Path, *, models: Sequence[str] | None = None) -> ModelTarge
     _write_images(folder / "data" / "part")
     mask = np.zeros((32, 32), np.uint8)
     mask[:3] = 255
-    _write(folder / "mask.png", mask)
+    write_png(folder / "mask.png", mask)
     (folder / "spec.toml").write_text(_SPEC)
     run_dir = folder / "runs"
     spec = read_spec(str(folder / "spec.toml"), Overrides(run_dir=str(run_dir), device="cpu")).spec
@@ -140,14 +140,8 @@ def _write_images(category: Path) -> None:
             pixels = rng.integers(100, 140, (32, 32, 3), dtype=np.uint8)
             if place == "test/hole":
                 pixels[8:20, 8:20] = 0
-                _write(category / "ground_truth" / "hole" / f"{i}_mask.png", (pixels[..., 0] == 0) * np.uint8(255))
-            _write(category / place / f"{i}.png", pixels)
-
-
-def _write(path: Path, pixels: np.ndarray[Any, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), pixels):
-        raise OSError(f"{path} cannot be written")
+                write_png(category / "ground_truth" / "hole" / f"{i}_mask.png", (pixels[..., 0] == 0) * np.uint8(255))
+            write_png(category / place / f"{i}.png", pixels)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ ROOT = Path(uadctl.__file__).parent
 
 # Lowest first. A module may import from its own layer and those before; within "verbs" only from its own file.
 LAYERS = (
-    ("abrupt", "chatter", "errors", "records", "progress", "atomic", "heap", "room", "untrusted"),
+    ("abrupt", "chatter", "errors", "records", "progress", "atomic", "heap", "locks", "room", "untrusted"),
     ("spec",),
     ("imaging",),
     ("datasets",),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from uadctl.abrupt import at_abrupt_end
-from uadctl.errors import DiskError, UadctlError
+from uadctl.errors import DiskError, RunError, UadctlError
 
 PART = ".part"
 """How the names of temporary files and folders end, which begin with a dot; what a killed process leaves behind."""
@@ -99,6 +99,16 @@ def write_bytes(path: Path, data: bytes | memoryview, *, anew: bool = False) -> 
     """Write `data` as the whole of `path`. anew: as `replacing`."""
     with replacing(path, anew=anew) as temporary:
         temporary.write_bytes(data)
+
+
+def write_named(file: str | Path, data: bytes | memoryview) -> None:
+    """`write_bytes` of a file that the user has named: RunError where such a file cannot be; DiskError as there."""
+    try:
+        write_bytes(Path(file), data)
+    except DiskError:
+        raise
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -205,18 +215,23 @@ def _link(temporary: Path, path: Path) -> None:
         temporary.unlink()
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder, where its file system can. Raises OSError as it is."""
     if sys.platform == "win32":  # folders cannot be opened there
         return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush(folder: Path) -> None:
     with _naming(folder):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-        finally:
-            os.close(handle)
+        flush_folder(folder)
 
 
 @contextlib.contextmanager

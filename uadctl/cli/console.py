@@ -264,7 +264,7 @@ def print_table(
         words = i < text_columns
         broken = words and wrap
         table.add_column(
-            Text("\n".join(printable(line) for line in heading.split("\n"))),
+            Text(_cell(heading)),
             justify="left" if words else "right",
             no_wrap=not broken,
             overflow="fold",

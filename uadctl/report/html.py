@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uadctl import __version__
-from uadctl.atomic import write_bytes
-from uadctl.errors import DiskError, RunError
+from uadctl.atomic import write_named
+from uadctl.errors import RunError
 from uadctl.progress import Progress, Silent
 from uadctl.report import results, wording
 from uadctl.report.pictures import originals
@@ -101,12 +101,7 @@ def _write_report(
 
 def write_page(file: Path, text: str) -> None:
     """Write a page; names that are not UTF-8 have their bytes escaped. Raises RunError where it cannot be written."""
-    try:
-        write_bytes(file, text.encode("utf-8", "backslashreplace"))
-    except DiskError:
-        raise
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_named(file, text.encode("utf-8", "backslashreplace"))
 
 
 def refuse_foreign(file: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from uadctl.atomic import write_bytes
-from uadctl.errors import DiskError, RunError
+from uadctl.atomic import write_named
+from uadctl.errors import RunError
 from uadctl.runs.gate import Checked, Compared, Verdict, evaluate
 
 if TYPE_CHECKING:
@@ -86,12 +86,7 @@ def _part(metrics: Mapping[str, Any], verdict: Verdict, categories: Set[str]) ->
 
 def _write(file: Path, root: ElementTree.Element) -> Path:
     ElementTree.indent(root)
-    try:
-        write_bytes(file, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
-    except DiskError:
-        raise
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_named(file, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
     return file
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uadctl.atomic import write_bytes
-from uadctl.errors import DiskError, RunError
+from uadctl.atomic import write_named
 from uadctl.metrics import COUNTED, RATE_COUNTS
 from uadctl.report.reading import Calibrated, Gate, Limit, Measured, Run, Unit
 from uadctl.report.results import mean_rows, title_of
@@ -50,12 +49,7 @@ class _Section:
 def write_markdown(path: str | Path, run: Run) -> Path:
     """Write `markdown(run)` to a file. Returns its path; its folders are made. RunError if it cannot be written."""
     file = Path(path)
-    try:
-        write_bytes(file, markdown(run).encode("utf-8"))
-    except DiskError:
-        raise
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_named(file, markdown(run).encode("utf-8"))
     return file
 
 

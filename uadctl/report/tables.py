@@ -7,8 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from uadctl.atomic import write_bytes
-from uadctl.errors import DiskError, RunError
+from uadctl.atomic import write_named
 from uadctl.report.reading import Run, Unit
 
 COLUMNS = ("run", "category", "label", "seed", "metric", "value", "low", "high", "reason")
@@ -36,12 +35,7 @@ def write_table(path: str | Path, runs: Sequence[Run]) -> Path:
         for unit in run.units:
             writer.writerows([[_cell(cell) for cell in row] for row in _rows(said, unit)])
     file = Path(path)
-    try:
-        write_bytes(file, text.getvalue().encode("utf-8", "backslashreplace"))
-    except DiskError:
-        raise
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_named(file, text.getvalue().encode("utf-8", "backslashreplace"))
     return file
 
 

@@ -20,8 +20,8 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from uadctl import __version__
-from uadctl.atomic import write_bytes
-from uadctl.errors import DataError, DiskError, Problem, RunError, SpecError
+from uadctl.atomic import write_named
+from uadctl.errors import DataError, Problem, RunError, SpecError
 from uadctl.metrics import mean_metrics, pixel_metric_names
 from uadctl.runs.folder import SCHEMA, Document, UnitFolder
 from uadctl.spec import PROTOCOLS, RunSpec, spec_hash
@@ -379,12 +379,7 @@ def write_baseline(file: str, baseline: Baseline) -> None:
                 lines.append(json.dumps(values, allow_nan=False, separators=(",", ":")))
     text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     text = re.sub(rf'"{_MARK}([0-9]+){_MARK}"', lambda found: lines[int(found[1])], text)
-    try:
-        write_bytes(Path(file), f"{text}\n".encode("utf-8", "backslashreplace"))
-    except DiskError:
-        raise
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
+    write_named(file, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 # ---- may it be compared

@@ -40,6 +40,7 @@ from uadctl.atomic import (
     write_json,
 )
 from uadctl.errors import DiskError, RunError
+from uadctl.locks import take_lock
 from uadctl.runs.sealed import THRESHOLDS_KEYS, check_seal, seal
 from uadctl.spec import RunSpec, read_spec, spec_hash, to_toml
 from uadctl.untrusted import Hostile, csv_line, parse_json, read_bounded
@@ -330,13 +331,13 @@ class RunFolder:
     @contextlib.contextmanager
     def _lock(self, *, shared: bool, wait: float) -> Iterator[bool]:
         """shared: with others that only look. wait: so many seconds."""
-        if sys.platform == "win32":  # no flock there
+        if sys.platform == "win32":  # no folder can be opened there
             yield True
             return
         handle = os.open(self.path, os.O_RDONLY)
         try:
             end = time.monotonic() + wait
-            while not (free := _flock(handle, shared=shared)) and time.monotonic() < end:
+            while not (free := take_lock(handle, shared=shared)) and time.monotonic() < end:
                 time.sleep(0.02)
             yield free
         finally:
@@ -405,20 +406,6 @@ class RunFolder:
     def read(self, name: Literal["run", "metrics", "gate", "timing"]) -> dict[str, Any]:
         """The JSON document `name`. Raises RunError if it is absent or damaged."""
         return read_document(self.path / f"{name}.json")
-
-
-def _flock(handle: int, *, shared: bool) -> bool:
-    """Take the lock of an open folder, if that can be done at once or the file system has no locks."""
-    import fcntl
-
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    return True
 
 
 def _listing(units: Sequence[UnitFolder]) -> str:

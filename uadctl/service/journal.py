@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import os
 import stat
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import msgspec
 
+from uadctl.atomic import flush_folder
 from uadctl.errors import RunError, SpecError
+from uadctl.locks import take_lock
 from uadctl.score import ScoreLine
 from uadctl.service.arrivals import Arrived, Say, instead
 
@@ -104,7 +105,10 @@ class Journal:
         try:
             if not stat.S_ISREG(os.fstat(self._handle).st_mode):
                 raise SpecError(f"{path}: is no regular file, and cannot hold a journal", help="Name another file.")
-            _lock(self._handle, path)
+            if not take_lock(self._handle):
+                raise RunError(
+                    f"{path}: in use by another process", help="Two services need a journal each, and a folder each."
+                )
             self._end = self._read(model)
         except BaseException:
             os.close(self._handle)
@@ -177,7 +181,7 @@ class Journal:
         self._end = end
         if end == 0:
             self._write(msgspec.json.encode(JournalHead(model=model)) + b"\n")
-            _sync_folder(self.path)
+            flush_folder(Path(self.path).parent)  # its name as well
         return self._end
 
     def _damaged(self, number: int, why: str) -> RunError:
@@ -202,30 +206,6 @@ class Journal:
             yield itertools.chain(
                 filter(None, [stream.readline(_LONGEST_HEAD + 1)]), iter(lambda: stream.readline(_LONGEST + 1), b"")
             )
-
-
-def _lock(handle: int, path: str) -> None:
-    if sys.platform == "win32":  # no flock there
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RunError(
-            f"{path}: in use by another process", help="Two services need a journal each, and a folder each."
-        ) from error
-
-
-def _sync_folder(path: str) -> None:
-    """Have the name of a new file on the disk as well."""
-    if sys.platform == "win32":  # no folder can be opened there
-        return
-    handle = os.open(Path(path).parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def model_digest(fitted: Fitted) -> str:
