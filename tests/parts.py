@@ -13,7 +13,11 @@ from uadctl.datasets import Dataset
 from uadctl.errors import DataError
 from uadctl.records import Sample
 
-DATA_SETS = "btad, demo, folder (also custom), manifest, mvtec, mvtec_ad2 (also ad2), mvtec_loco (also loco), visa"
+DATA_SETS = (
+    "autovi, bmad, btad, datumaro, demo, folder (also custom), kaputt, kolektorsdd (also ksdd), kolektorsdd2 (also ksdd2), "
+    "magnetic_tile (also mtd), manifest, mpdd, mvtec, mvtec_3d (also mvtec_3d_ad), mvtec_ad2 (also ad2), "
+    "mvtec_loco (also loco), real_iad (also realiad), vad, visa"
+)
 """All kinds of data set, as a message lists them."""
 
 

@@ -13,7 +13,7 @@ from parts import mask_sums, relatives
 from parts import message as said
 
 from uadctl.datasets import btad, list_categories, load_dataset
-from uadctl.datasets.base import NoLayout
+from uadctl.datasets.base import NoLayout, right_case
 from uadctl.errors import DataError
 
 
@@ -167,6 +167,21 @@ def test_what_a_product_lacks_is_said(tmp_path: Path) -> None:
     assert fails() == (f"{home}/train/ok holds no image", "It must hold the good training images.")
 
 
+def test_folders_in_another_case_are_told_what_to_rename(tmp_path: Path) -> None:
+    home = trees.btad(tmp_path) / "01"
+    (home / "test/ko").rename(home / "test/KO")
+    with pytest.raises(DataError) as error:
+        load_dataset("btad", str(tmp_path), category="01")
+    assert said(error) == (
+        f"{home}/test/ko: no such folder; there is {home}/test/KO",
+        "Case counts in the names of folders: rename it to ko.",
+    )
+
+
+def test_a_name_is_in_another_case_only_where_it_differs() -> None:
+    assert [right_case(name, ("ok", "ko")) for name in ("KO", "Ok", "ko", "scratch")] == ["ko", "ok", None, None]
+
+
 @pytest.mark.parametrize("lost", [["train"], ["train/ok"], ["train", "test"]])
 def test_a_product_that_is_not_whole_is_no_less_asked_for(tmp_path: Path, lost: list[str]) -> None:
     root = trees.btad(tmp_path)
@@ -176,7 +191,7 @@ def test_a_product_that_is_not_whole_is_no_less_asked_for(tmp_path: Path, lost: 
     assert list_categories("btad", str(root)) == ["01", "02", "03"]
     with pytest.raises(DataError) as error:
         load_dataset("btad", str(root), category="02")
-    assert said(error) == (f"{root}/02/train/ok holds no image", "It must hold the good training images.")
+    assert said(error) == (f"{root}/02/train/ok: no such folder", "It must hold the good training images.")
 
 
 def test_another_data_set_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 import uadctl as package
 from uadctl.cli.console import Screen
 from uadctl.records import Tiling
-from uadctl.spec.registry import DATASETS, MODELS, ModelEntry
+from uadctl.spec.data_sets import DATASETS
+from uadctl.spec.registry import MODELS, ModelEntry
 
 COMMANDS = ("bench", "fit", "score", "models", "datasets")
 

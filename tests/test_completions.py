@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from uadctl.cli.complete import complete_dataset, complete_model, complete_run
-from uadctl.spec.registry import DATASETS, MODELS, ModelEntry
+from uadctl.spec.data_sets import DATASETS
+from uadctl.spec.registry import MODELS, ModelEntry
 
 OFFERED = {name for name, entry in MODELS.items() if entry.offered}
 

@@ -274,7 +274,7 @@ def test_a_category_that_is_not_whole_is_no_less_asked_for(tmp_path: Path, lost:
     with pytest.raises(DataError) as error:
         load_dataset("mvtec", str(tmp_path), category="screw")
     assert message(error) == (
-        f"{tmp_path}/screw/train/good holds no image",
+        f"{tmp_path}/screw/train/good: no such folder",
         "It must hold the good training images.",
     )
     with pytest.raises(DataError, match="holds no MVTec category"):
@@ -900,3 +900,26 @@ def test_the_real_bottle_has_its_published_counts() -> None:
     assert first.shape == good.shape == (900, 900)
     assert first.any()
     assert not good.any()
+
+
+# --- parts that several images show
+
+
+def seen(name: str, split: str, group: str | None) -> Sample:
+    """A normal image of a part."""
+    return Sample(path=f"/p/{name}", relative=name, split=split, label=0, defect="good", category="c", group=group)
+
+
+def test_parts_in_two_splits_are_found_once_each_with_the_first_image_of_both() -> None:
+    train = (seen("a1", "train", "a"), seen("b1", "train", "b"), seen("x", "train", None))
+    validation = (seen("c1", "validation", "c"),)
+    test = (seen("a2", "test", "a"), seen("a3", "test", "a"), seen("c2", "test", "c"), seen("y", "test", None))
+    left_out = (seen("d1", "train", "d"),)
+    dataset = Dataset("real_iad", "toy", "/p", train, validation, (*test, seen("d2", "test", "d")), left_out=left_out)
+    assert dataset.shared_parts() == [(train[0], test[0]), (validation[0], test[2])]
+    assert dataset.told_shared_parts() == (
+        "toy: 2 parts are in two splits, the first is a: /p/a1 in train and /p/a2 in test"
+    )
+    one = Dataset("real_iad", "toy", "/p", train, (), test[:1])
+    assert one.told_shared_parts() == "toy: 1 part is in two splits, the first is a: /p/a1 in train and /p/a2 in test"
+    assert Dataset("real_iad", "toy", "/p", train[1:], (), test).told_shared_parts() is None

@@ -582,6 +582,21 @@ def test_what_cannot_be_looked_for_is_raised(tmp_path):
 # --- memory and time
 
 
+def test_a_learned_image_that_equals_a_defect_left_out_is_told(one_category, home):
+    image = parts.surface(1)
+    for name in ("train/good/bad.png", "train/good/worse.bmp", "train/scratch/0.png"):
+        parts.write(home / name, image)
+    parts.write(home / "train/scratch/1.png", parts.surface(77))
+    (home / "train/scratch/2.png").write_bytes(b"")
+    first = home / "train/good/001.png"
+    assert (home / "train/good/bad.png").read_bytes() == first.read_bytes()
+    told = [one for one in said(check(one_category).warnings) if "the other scratch" in one]
+    assert told == [
+        f"{first} (and 2 more) and {home}/train/scratch/0.png are equal byte for byte, though one is called good and "
+        "is in train, the other scratch"
+    ]
+
+
 def test_few_decoded_images_are_held(tmp_path, monkeypatch):
     parts.write_category(tmp_path, "tile", train=60, good=2, bad=2, size=(32, 32))
     import uadctl.check as module

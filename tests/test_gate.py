@@ -334,6 +334,11 @@ def test_the_numbers_of_a_protocol_are_those_that_its_metric_rests_on(read):
         text = f'[metrics]\nprotocol = "{protocol}"\n[gate.category.bottle]\n{name}.min = 0.5\n'
         (limit,) = evaluate(read(text).gate, measured({}, bottle=found)).limits
         assert limit.reason == f"{name} is 0.25, the least allowed is 0.5 ({said})"
+    alike = {"logical_images", "structural_images", "logical_defects", "structural_defects"}
+    together = {name: n for name, n in found["counts"].items() if name not in alike} | {"spro_defects": 86}
+    text = '[metrics]\nprotocol = "autovi"\n[gate.category.bottle]\nspro_05.min = 0.5\n'
+    (limit,) = evaluate(read(text).gate, measured({}, bottle=found | {"counts": together})).limits
+    assert limit.reason == "spro_05 is 0.25, the least allowed is 0.5 (20 normal, 63 defect images and 86 defects)"
     found["counts"].pop("logical_defects")  # as in a run of before it was counted
     (limit,) = evaluate(read(LOGICAL).gate, measured({}, bottle=found)).limits
     assert limit.reason == "spro_05_logical is 0.25, the least allowed is 0.5 (20 normal and 40 logical images)"
@@ -490,7 +495,8 @@ def test_a_regression_table_is_written_and_reads_back_equal(read):
         ),
         (
             "tolerances = { spro_05 = 0.1 }",
-            "s.toml:6: [gate.regression.tolerances] spro_05 is not computed: it belongs to the protocol mvtec_loco",
+            "s.toml:6: [gate.regression.tolerances] spro_05 is not computed: it belongs to the protocol mvtec_loco or "
+            "autovi",
             '[metrics] protocol = "mvtec_ad"',
         ),
         ("tolerance = -0.1", "s.toml:6: [gate.regression] tolerance = -0.1: expected a number >= 0 and <= 1", None),

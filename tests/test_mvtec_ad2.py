@@ -14,7 +14,7 @@ from parts import message
 
 from uadctl.datasets import Dataset, Where, list_categories, list_splits, load_dataset, mvtec_ad2, recognise
 from uadctl.errors import DataError
-from uadctl.spec.registry import DATASETS
+from uadctl.spec.data_sets import DATASETS
 
 PRIVATE = ("test_private", "test_private_mixed")
 
@@ -237,15 +237,21 @@ def test_the_splits_on_disk_are_listed(tmp_path: Path) -> None:
     assert error.value.help == "It looks like mvtec: give that name in place of ad2."
 
 
-@pytest.mark.parametrize("renamed", ["ok", "Good"])
-def test_good_images_of_the_public_split_do_not_become_defects_by_another_name(tmp_path: Path, renamed: str) -> None:
+def test_good_images_of_the_public_split_do_not_become_defects_by_another_name(tmp_path: Path) -> None:
     home = one(tmp_path)
-    (home / "test_public/good").rename(home / "test_public" / renamed)
+    (home / "test_public/good").rename(home / "test_public/ok")
     with pytest.raises(DataError) as error:
         load(tmp_path)
     assert message(error) == (
-        f"{home}/test_public/{renamed}/000_overexposed.png lies neither in good/ nor in bad/",
+        f"{home}/test_public/ok/000_overexposed.png lies neither in good/ nor in bad/",
         f"{home}/test_public must hold good/ and bad/ only.",
+    )
+    (home / "test_public/ok").rename(home / "test_public/Good")
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert message(error) == (
+        f"{home}/test_public/good: no such folder; there is {home}/test_public/Good",
+        "Case counts in the names of folders: rename it to good.",
     )
 
 
@@ -282,7 +288,7 @@ def test_what_a_category_lacks_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load(tmp_path, category="vial")
     assert message(error) == (
-        f"{tmp_path}/vial/train/good holds no image",
+        f"{tmp_path}/vial/train/good: no such folder",
         "It must hold the good training images.",
     )
     for split in ("test_public", "test_private"):

@@ -19,6 +19,7 @@ import trees_mvtec as trees
 from parts import message
 
 from uadctl.datasets import Dataset, Where, list_categories, load_dataset, load_mask, mvtec, mvtec_loco, recognise
+from uadctl.datasets.defects import load_defects
 from uadctl.errors import DataError
 from uadctl.imaging.files import read_mask_values
 from uadctl.records import DefectConfig, Sample, Size
@@ -336,7 +337,7 @@ def test_a_category_that_lacks_a_part_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load(tmp_path, "pushpins")
     assert message(error) == (
-        f"{tmp_path}/pushpins/train/good holds no image",
+        f"{tmp_path}/pushpins/train/good: no such folder",
         "It must hold the good training images.",
     )
     parts = "It must hold good/, logical_anomalies/ and structural_anomalies/."
@@ -442,11 +443,12 @@ def test_one_kind_of_defect_or_the_configuration_is_sign_enough(tmp_path: Path) 
     (home / "test/structural_anomalies").rmdir()
     assert recognise(str(tmp_path)) == ["mvtec"]
     (home / "defects_config.json").write_text("[]")
-    assert recognise(str(tmp_path)) == ["mvtec_loco"]
+    assert recognise(str(tmp_path)) == ["autovi"]  # which has the configuration too, and other kinds
     for kind in ("broken_small", "contamination"):
         shutil.rmtree(home / "test" / kind)
     for folder in ("test", "ground_truth"):
         (home / folder / "broken_large").rename(home / folder / "structural_anomalies")
+    assert recognise(str(tmp_path)) == ["mvtec_loco"]
     # MVTec AD's masks are found by LOCO's rule as well.
     dataset = load(tmp_path, "bottle")
     assert dataset.defects == ()
@@ -463,15 +465,34 @@ def test_a_third_kind_of_defect_is_an_error_that_names_it(tmp_path: Path) -> Non
     with pytest.raises(DataError) as error:
         load(tmp_path)
     nowhere = "lies neither in good/ nor in logical_anomalies/ nor in structural_anomalies/"
-    assert message(error) == (
-        "\n".join(
-            f"{home}/test/{name} {nowhere}" for name in ("Good/0.png", "Logical_anomalies/0.png", "scratch/0.png")
+    case = "Case counts in the names of folders: move its images to"
+    assert [(problem.message, problem.help) for problem in error.value.problems] == [
+        (f"{home}/test/Good differs from good/ beside it in case alone", f"{case} {home}/test/good."),
+        (
+            f"{home}/test/Logical_anomalies differs from logical_anomalies/ beside it in case alone",
+            f"{case} {home}/test/logical_anomalies.",
         ),
-        f"{home}/test must hold good/, logical_anomalies/ and structural_anomalies/ only.",
-    )
+        (
+            f"{home}/test/scratch/0.png {nowhere}",
+            f"{home}/test must hold good/, logical_anomalies/ and structural_anomalies/ only.",
+        ),
+    ]
     for name in ("scratch", "Good", "Logical_anomalies"):
         shutil.rmtree(home / "test" / name)
     assert len(load(tmp_path).test) == 7
+
+
+def test_kinds_in_another_case_are_told_what_to_rename(tmp_path: Path) -> None:
+    home = one(tmp_path)
+    (home / f"test/{LOGICAL}").rename(home / "test/Logical_Anomalies")
+    (home / "test/good").rename(home / "test/GOOD")
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    rename = "Case counts in the names of folders: rename it to"
+    assert [(problem.message, problem.help) for problem in error.value.problems] == [
+        (f"{home}/test/good: no such folder; there is {home}/test/GOOD", f"{rename} good."),
+        (f"{home}/test/{LOGICAL}: no such folder; there is {home}/test/Logical_Anomalies", f"{rename} {LOGICAL}."),
+    ]
 
 
 def test_a_configuration_in_the_root_makes_it_no_category(tmp_path: Path) -> None:
@@ -508,10 +529,24 @@ def test_listing_decodes_nothing(tmp_path: Path) -> None:
         path.write_bytes(b"broken")
     assert len(load(tmp_path).test) == 7
     with pytest.raises(DataError, match="not a PNG"):
-        mvtec_loco.load_defects(load(tmp_path).test[2], CONFIGS)
+        load_defects(load(tmp_path).test[2], CONFIGS)
 
 
 # --- defects_config.json
+
+
+def test_a_configuration_in_another_case_is_not_passed_over(tmp_path: Path) -> None:
+    home = one(tmp_path)
+    (home / "defects_config.json").rename(home / "Defects_Config.json")
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert message(error) == (
+        f"{home}/defects_config.json: no such file; there is {home}/Defects_Config.json",
+        "Case counts in the names of files: rename it to defects_config.json.",
+    )
+    (home / "defects_config.json").write_text("[]")
+    assert load(tmp_path).defects == ()
+
 
 ENTRY_HELP = (
     'An entry is {"defect_name": text, "pixel_value": 1 to 255, "saturation_threshold": pixels, or a share of the '
@@ -621,7 +656,7 @@ def test_the_defects_of_an_image_come_apart_in_the_order_of_their_files(tmp_path
     one(tmp_path)
     dataset = load(tmp_path)
     sample = dataset.test[4]
-    found = mvtec_loco.load_defects(sample, CONFIGS)
+    found = load_defects(sample, CONFIGS)
     assert [config.name for config, _ in found] == ["missing_part", "swapped_part", "missing_part"]
     assert [(pixels.shape, pixels.dtype.name, int(pixels.sum())) for _, pixels in found] == [((32, 40), "bool", 24)] * 3
     assert [int(np.flatnonzero(pixels.any(axis=1))[0]) for _, pixels in found] == [4, 5, 6]
@@ -634,12 +669,12 @@ def test_an_image_without_masks_has_no_defects_to_read(tmp_path: Path) -> None:
     home = one(tmp_path)
     shutil.rmtree(home / f"ground_truth/{LOGICAL}/000")
     dataset = load(tmp_path)
-    assert mvtec_loco.load_defects(dataset.test[0], CONFIGS) == []
-    assert mvtec_loco.load_defects(dataset.test[2], CONFIGS) == []
+    assert load_defects(dataset.test[0], CONFIGS) == []
+    assert load_defects(dataset.test[2], CONFIGS) == []
 
 
 VALUE_HELP = "The value of a mask says which kind of defect it shows."
-ONE_HELP = "A mask of MVTec LOCO shows one defect, in the value of its kind."
+ONE_HELP = "A mask file shows one defect, in the value of its kind."
 
 
 @pytest.mark.parametrize(
@@ -660,7 +695,7 @@ def test_a_mask_must_show_one_known_defect(tmp_path: Path, pixels: list[list[int
     assert cv2.imwrite(str(path), whole)
     dataset = load(tmp_path)
     with pytest.raises(DataError) as error:
-        mvtec_loco.load_defects(dataset.test[3], CONFIGS)
+        load_defects(dataset.test[3], CONFIGS)
     assert message(error) == (f"{path}{expected}", help)
 
 
@@ -668,7 +703,7 @@ def test_without_entries_no_value_is_known(tmp_path: Path) -> None:
     one(tmp_path)
     sample = load(tmp_path).test[2]
     with pytest.raises(DataError) as error:
-        mvtec_loco.load_defects(sample, ())
+        load_defects(sample, ())
     assert message(error) == (f"{sample.masks[0]} has the value 255, defects_config.json has no value", VALUE_HELP)
 
 
@@ -676,7 +711,7 @@ def test_a_defect_must_have_the_size_of_its_image(tmp_path: Path) -> None:
     home = one(tmp_path)
     path = trees.mask(home / f"ground_truth/{LOGICAL}/000/000.png", size=(30, 40))
     with pytest.raises(DataError) as error:
-        mvtec_loco.load_defects(load(tmp_path).test[2], CONFIGS)
+        load_defects(load(tmp_path).test[2], CONFIGS)
     assert message(error) == (
         f"{path} is 30x40, its image is 32x40 (height x width)",
         "A mask must have the size of its image, as displayed.",
@@ -693,12 +728,12 @@ def test_images_and_masks_are_compared_as_displayed(tmp_path: Path) -> None:
     pixels[0, 3] = 254
     Image.fromarray(pixels).save(truth)
     sample = Sample(str(picture), "x.png", "test", 1, LOGICAL, "c", masks=(str(truth),))
-    ((config, found),) = mvtec_loco.load_defects(sample, CONFIGS)
+    ((config, found),) = load_defects(sample, CONFIGS)
     assert config.name == "swapped_part"
     assert np.argwhere(found).tolist() == [[0, 3]]
     # A mask that is stored turned itself is turned upright.
     Image.fromarray(np.rot90(pixels)).save(truth, exif=turned)
-    assert np.argwhere(mvtec_loco.load_defects(sample, CONFIGS)[0][1]).tolist() == [[0, 3]]
+    assert np.argwhere(load_defects(sample, CONFIGS)[0][1]).tolist() == [[0, 3]]
 
 
 def test_mask_values_are_read_as_stored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the protocols of MVTec AD, LOCO and AD 2 measure: by hand in fractions, by brute force, and beside other tools."""
+"""What the protocols of MVTec AD, LOCO, AD 2 and AutoVI measure: by hand in fractions, by brute force, and beside other tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from uadctl import metrics as m
 from uadctl.records import DefectConfig, Sample
-from uadctl.spec.registry import PROTOCOLS
+from uadctl.spec.data_sets import PROTOCOLS
 
 Defect = tuple[DefectConfig, np.ndarray]
 
@@ -90,20 +90,26 @@ def test_mvtec_ad_is_the_image_and_the_pixel_metrics_and_nothing_more() -> None:
 
 
 def test_each_protocol_has_the_metrics_that_the_registry_says() -> None:
-    assert len(PROTOCOLS) == 3
+    assert len(PROTOCOLS) == 9
     for name, entry in PROTOCOLS.items():
         found = measure(
             mvtec_images(), protocol=name, saturations=True, pixel_threshold=0.2, fpr_limits=entry.fpr_limits
         )
+        of_parts = [name for name in m.GROUP_METRICS if name in entry.metrics]
         names = [*m.IMAGE_METRICS, *m.THRESHOLD_METRICS, *m.pixel_metric_names(fpr_limits=entry.fpr_limits), *entry.own]
+        names += of_parts
         assert sorted(found.metrics.metrics) == sorted(names)
-        assert set(entry.metrics) <= set(names)
+        assert set(entry.metrics) <= {*names, *m.GROUP_METRICS}
+        assert set(entry.of_pixels) <= set(entry.own)
+        assert set(entry.spro) <= set(entry.of_pixels)
+        assert bool(entry.spro) == (name in ("mvtec_loco", "autovi"))
         without = measure(mvtec_images(), protocol=name, saturations=True, pixel_threshold=0.2, pixel=False)
         own = [metric for metric in entry.own if metric not in entry.of_pixels]
-        assert sorted(without.metrics.metrics) == sorted([*m.IMAGE_METRICS, *m.THRESHOLD_METRICS, *own])
+        assert sorted(without.metrics.metrics) == sorted([*m.IMAGE_METRICS, *m.THRESHOLD_METRICS, *own, *of_parts])
         assert without.pixel_mode is None
         assert set(without.by_defect["dent"]) == {"images", "missed", "miss_rate", "image_auroc", "reasons"}
-    with pytest.raises(ValueError, match=r'^protocol is "mvtec"; expected one of mvtec_ad, mvtec_loco, mvtec_ad2$'):
+    message = 'protocol is "mvtec"; expected one of mvtec_ad, mvtec_loco, mvtec_ad2, real_iad, autovi, kolektor, mpdd, bmad, vad'
+    with pytest.raises(ValueError, match=f"^{message}$"):
         measure([], protocol="mvtec")
 
 
@@ -399,8 +405,8 @@ def random_loco(seed: int, *, levels: int = 12, images: int = 7, side: int = 9) 
     return found
 
 
-def exact_spro(images: Sequence[tuple[Any, ...]], *, sort: str, kind: str | None = None) -> Fraction:
-    """By brute force: of the good images and those of one sort, the mean over the defects of one kind, or all."""
+def exact_spro(images: Sequence[tuple[Any, ...]], *, sort: str = "", kind: str | None = None) -> Fraction:
+    """By brute force: of the good images and those of one sort, or all, the mean over the defects of one kind, or all."""
     regions: list[tuple[list[float], int]] = []
     normal: list[float] = []
     for taken, _, scores, _, defects in images:
@@ -475,13 +481,18 @@ def test_whether_it_fits_counts_every_engine() -> None:
         ("mvtec_loco", True, 3 * one - 1, "exact", of_spro),
         ("mvtec_loco", True, one, "exact", of_spro),
         ("mvtec_loco", True, one - 1, "streaming", everything),
+        ("autovi", False, one, "exact", []),
+        ("autovi", True, 2 * one, "exact", []),
+        ("autovi", True, 2 * one - 1, "exact", of_spro[:1]),
+        ("autovi", True, one - 1, "streaming", everything[:5]),
     ]:
         found = measure(images, protocol=protocol, saturations=saturations, pixels=1000, memory=memory)
         assert (found.pixel_mode, list(found.bounds)) == (mode, bounded)
         cut = found.by_defect["structural_anomalies/cut"]
         assert (cut["aupro_30"] is None) == (mode == "streaming")
-        if saturations and protocol == "mvtec_loco":
+        if saturations and protocol != "mvtec_ad":
             assert (cut["spro_05"] is None) == bool(bounded)
+        if saturations and protocol == "mvtec_loco":
             only = found.by_defect["logical_anomalies"]["spro_05"]
             assert only == found.metrics.metrics["spro_05_logical"] is not None
 
@@ -570,6 +581,136 @@ def test_without_saturations_spro_is_none_and_an_image_without_is_counted() -> N
     without = [image for i, image in enumerate(images) if i not in (1, 2)]
     same = measure(without, protocol="mvtec_loco", saturations=True)
     assert all(found.metrics.metrics[name] == same.metrics.metrics[name] for name in names)
+
+
+# -- AutoVI
+
+
+def autovi_images(seed: int, **settings: int) -> list[tuple[Any, ...]]:
+    """As `random_loco`, with kinds that are of no sort."""
+    names = {
+        "logical_anomalies": "missing",
+        "structural_anomalies/cut": "clip",
+        "structural_anomalies/dent": "multiple",
+    }
+    return [
+        (sample(image[0].label, names.get(image[0].defect, "good")), *image[1:])
+        for image in random_loco(seed, **settings)
+    ]
+
+
+def test_autovi_is_one_curve_over_all_defects_and_all_images_by_hand() -> None:
+    # 20 normal pixels in each of three images, 60 in all: the limit of 1/20 is reached with the third of them.
+    # Two defects of one kind: the first has enough with 2 of 4 pixels, at FPR 0; the second needs 3 of 4, has 1 at
+    # FPR 0, 2 from 1/60 on, and its third at 2/60. The only defect of the other kind has 1 of 2 pixels at FPR 0; the
+    # second falls together with 4 normal ones, from 2/60 on, and the limit is at a quarter of the way to 6/60.
+    missing = row([(ABSOLUTE_2, [0.9, 0.7, 0.5, 0.1]), (RELATIVE, [0.8, 0.6, 0.52, 0.2])], [0.65, 0.55, *[0.0] * 18])
+    cut = row([(DefectConfig("cut", 255, 2.9, False), [0.9, 0.5])], [0.5, 0.5, 0.5, *[0.0] * 17])
+    good = row([], [0.5, *[0.0] * 19])
+    images = [(sample(0), 0.0, *good), (sample(1, "missing"), 1.0, *missing), (sample(1, "unclipped"), 0.4, *cut)]
+    found = measure(images, protocol="autovi", saturations=True)
+    kind = sum((1 + Fraction(n, 3)) / 2 for n in (1, 2, 3)) / 3  # constant from each false positive to the next
+    at_limit = Fraction(1, 2) + Fraction(1, 2) * Fraction(1, 4)
+    other = (Fraction(1, 2) + Fraction(1, 2) + (Fraction(1, 2) + at_limit) / 2) / 3
+    assert (kind, other, (2 * kind + other) / 3) == (Fraction(5, 6), Fraction(25, 48), Fraction(35, 48))
+    values = found.metrics.metrics
+    # Three defects, each counting the same: not the mean of the two kinds, nor that of two false-positive rates.
+    assert values["spro_05"] == pytest.approx(float((2 * kind + other) / 3), abs=1e-15)
+    assert values["spro_05"] != pytest.approx(float((kind + other) / 2), abs=1e-3)
+    assert found.by_defect["missing"]["spro_05"] == pytest.approx(float(kind), abs=1e-15)
+    assert found.by_defect["unclipped"]["spro_05"] == pytest.approx(float(other), abs=1e-15)
+    assert values["image_auroc"] == 1.0
+    assert found.metrics.counts["spro_defects"] == 3
+    assert found.metrics.counts["defect_images_without_saturation"] == 0
+    assert not {"logical_images", "logical_defects", "image_auroc_pooled", "spro_05_logical"} & {
+        *found.metrics.counts,
+        *values,
+    }
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_spro_of_all_defects_agrees_with_brute_force(seed: int) -> None:
+    images = autovi_images(seed)
+    found = measure(images, protocol="autovi", saturations=True)
+    assert found.metrics.metrics["spro_05"] == pytest.approx(float(exact_spro(images)), abs=1e-12, rel=0)
+    regions = dict.fromkeys(("clip", "missing", "multiple"), 0)
+    for taken, _, scores, _, defects in images:
+        for _, pixels in defects:
+            regions[taken.defect] += not np.isnan(scores[pixels]).all()
+    assert list(found.by_defect) == list(regions)
+    for kind, figures in found.by_defect.items():
+        value = exact_spro(images, kind=kind)
+        assert figures["spro_05"] == pytest.approx(float(value), abs=1e-12, rel=0)
+    assert found.metrics.counts["spro_defects"] == sum(regions.values())
+    weighed = sum(n * found.by_defect[kind]["spro_05"] for kind, n in regions.items()) / sum(regions.values())
+    assert found.metrics.metrics["spro_05"] == pytest.approx(weighed, abs=1e-12, rel=0)
+
+
+def test_autovi_does_not_mind_what_the_kinds_are_called() -> None:
+    named, other = random_loco(4), autovi_images(4)
+    values = [measure(images, protocol="autovi", saturations=True).metrics for images in (named, other)]
+    assert values[0] == values[1]
+    loco = measure(named, protocol="mvtec_loco", saturations=True).metrics.metrics
+    assert abs(loco["spro_05"] - values[0].metrics["spro_05"]) > 1e-4
+    assert abs(loco["image_auroc"] - values[0].metrics["image_auroc"]) > 1e-3
+
+
+@pytest.mark.parametrize("levels", [12, 2**20])
+def test_streaming_spro_of_all_defects_lies_within_its_bound(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = autovi_images(20, levels=levels, side=40)
+    exact = measure(images, protocol="autovi", saturations=True, threshold=0.9)
+    coarse = functools.partial(m.StreamingPixelMetrics, bins=200)
+    monkeypatch.setattr("uadctl.metrics.official.StreamingPixelMetrics", coarse)
+    found = measure(images, protocol="autovi", saturations=True, threshold=0.9, pixels=1, memory=1)
+    assert (exact.pixel_mode, exact.bounds, found.pixel_mode) == ("exact", {}, "streaming")
+    assert list(found.bounds) == [*m.pixel_metric_names(), "spro_05"]
+    for name, bound in found.bounds.items():
+        assert abs(found.metrics.metrics[name] - exact.metrics.metrics[name]) <= bound
+        assert bound == 1e-12 if levels == 12 else 1e-12 < bound < 0.1
+    assert found.metrics.counts == exact.metrics.counts
+    why = "streaming mode measures all kinds of defect together ([metrics] memory)"
+    for kind, figures in found.by_defect.items():
+        nothing = {"aupro_30": None, "spro_05": None, "reasons": {"aupro_30": why, "spro_05": why}}
+        assert figures == exact.by_defect[kind] | nothing
+    only = [image for image in images if image[0].defect in ("good", "missing")]
+    alone = measure(only, protocol="autovi", saturations=True, pixels=1, memory=1)
+    assert alone.by_defect["missing"]["spro_05"] == alone.metrics.metrics["spro_05"] is not None
+
+
+def test_why_autovi_has_no_spro() -> None:
+    images = autovi_images(6)
+    everything = {"saturations": True}
+    cases: list[tuple[Sequence[tuple[Any, ...]], dict[str, Any], str]] = [
+        (images, {}, "the category has no defects_config.json"),
+        (images, everything | {"has_masks": False}, "the data set has no masks"),
+        ([image for image in images if not image[0].label], everything, "there is no defect image (2 normal)"),
+        ([], everything, "there are no images"),
+        ([image[:2] for image in images], everything, "there are no maps"),
+    ]
+    for some, settings, why in cases:
+        found = measure(some, protocol="autovi", **settings)
+        assert found.metrics.metrics["spro_05"] is None
+        assert found.metrics.reasons["spro_05"] == why
+        assert all(figures["reasons"]["spro_05"] == why for figures in found.by_defect.values())
+        assert ("spro_defects" in found.metrics.counts) == (settings == everything)
+    left = [(*image[:4], None) if image[0].defect == "clip" else image for image in images]
+    found = measure(left, protocol="autovi", saturations=True, threshold=0.5)
+    assert found.metrics.counts["defect_images_without_saturation"] == 2
+    assert found.by_defect["clip"]["reasons"] == {
+        "spro_05": "none of its 2 images has a mask whose saturation is known"
+    }
+    assert found.metrics.metrics["spro_05"] == pytest.approx(
+        float(exact_spro([image for image in images if image[0].defect != "clip"])), abs=1e-12, rel=0
+    )
+
+
+def test_defects_of_an_image_that_is_good_have_no_part_in_spro() -> None:
+    images = autovi_images(2)
+    stray = [(*image[:4], images[1][4]) if not image[0].label else image for image in images]
+    assert measure(stray, protocol="autovi", saturations=True) == measure(images, protocol="autovi", saturations=True)
+
+
+# -- how much of a defect is enough
 
 
 SATURATIONS = [

@@ -24,7 +24,8 @@ from uadctl.records import DefectConfig, Sample
 from uadctl.runs.documents import DOCUMENTS
 from uadctl.runs.provenance import fingerprint
 from uadctl.spec import read_spec
-from uadctl.spec.registry import DATASETS, MODELS, DatasetEntry
+from uadctl.spec.data_sets import DATASETS, DatasetEntry
+from uadctl.spec.registry import MODELS
 from uadctl.spec.schema import spec_schema
 from uadctl.spec.signature import list_params
 
@@ -457,6 +458,7 @@ def all_kinds(tmp_path_factory) -> list[Path]:
             run("fit", "lone", "--set", "tiling.size=48"),
             labelled(run("fit", "many", *chosen)),
             run("bench", "loco", "--set", "metrics.bootstrap=3", dataset="mvtec_loco"),
+            run("bench", "loco", "--set", 'metrics.protocol="autovi"', dataset="mvtec_loco"),
             run("bench", "groups.csv", "--set", "run.seeds=[0,1]", dataset="manifest"),
             *(run("bench", "data", *models, "--gate", "b.json", *update) for update in (("--update-baseline",), ())),
         ]

@@ -15,7 +15,7 @@ from test_layers import NOT_FOR_LISTING, command, loaded_by
 
 from uadctl.datasets import load_dataset
 from uadctl.features.backbone import resolve_device
-from uadctl.metrics import IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
+from uadctl.metrics import GROUP_METRICS, IMAGE_METRICS, THRESHOLD_METRICS, pixel_metric_names
 from uadctl.spec import BACKBONES, DATASETS, MODELS, PROTOCOLS, ModelEntry, list_params, read_spec, resolve_dataset
 
 
@@ -541,8 +541,11 @@ def test_trees_and_examples_fit_80_columns(uadctl):
 
 
 def test_roles_are_named_where_globs_are_taken(uadctl):
-    line = "\nOther folders: [dataset.files] train, validation, normal, anomaly, mask (globs)\n"
-    assert line in uadctl("datasets", "show", "folder").out
+    lines = (
+        "\nOther folders: [dataset.files] train, validation, normal, anomaly, mask (globs)\n"
+        "With by_mask = true: train, good, validation, test (globs), mask, classes\n"
+    )
+    assert lines in uadctl("datasets", "show", "folder").out
     assert "[dataset.files]" not in uadctl("datasets", "show", "mvtec").out
 
 
@@ -614,6 +617,7 @@ def test_the_example_commands_run(uadctl, one_category):
 
 def test_protocol_metrics_exist_and_where_there_are_none_it_says_so():
     known = {*IMAGE_METRICS, *THRESHOLD_METRICS, *pixel_metric_names(fpr_limits=(0.3, 0.05))}
+    known |= set(GROUP_METRICS)
     known |= {name for protocol in PROTOCOLS.values() for name in protocol.own}
     for entry in DATASETS.values():
         assert set(entry.protocol_metrics) <= known

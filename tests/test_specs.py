@@ -32,7 +32,27 @@ SPECS = Path(__file__).parents[1] / "specs"
 
 @pytest.fixture
 def env(tmp_path):
-    names = ("BTAD_ROOT", "MVTEC_AD2_ROOT", "MVTEC_LOCO_ROOT", "MVTEC_ROOT", "PARTS_LIST", "PARTS_ROOT", "VISA_ROOT")
+    names = (
+        "AUTOVI_ROOT",
+        "BMAD_ROOT",
+        "BTAD_ROOT",
+        "EXPORT_ROOT",
+        "KAPUTT_ROOT",
+        "KOLEKTORSDD2_ROOT",
+        "KOLEKTORSDD_ROOT",
+        "MAGNETIC_TILE_ROOT",
+        "MPDD_ROOT",
+        "MVTEC_3D_ROOT",
+        "MVTEC_AD2_ROOT",
+        "MVTEC_LOCO_ROOT",
+        "MVTEC_ROOT",
+        "NEU_SEG_ROOT",
+        "PARTS_LIST",
+        "PARTS_ROOT",
+        "REAL_IAD_ROOT",
+        "VAD_ROOT",
+        "VISA_ROOT",
+    )
     return {name: str(tmp_path) for name in names} | {"CHECKPOINT": str(tmp_path / "model.ckpt")}
 
 
@@ -41,13 +61,22 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
     assert [f.stem for f in files] == [
         "anomalib_checkpoint",
         "anomalib_fastflow",
+        "autovi_patchcore",
+        "bmad_patchcore",
         "btad_patchcore",
         "compare_models",
+        "datumaro_patchcore",
         "demo",
         "folder",
         "gate",
         "industrial_camera",
+        "kaputt_patchcore",
+        "kolektorsdd2_patchcore",
+        "kolektorsdd_patchcore",
+        "magnetic_tile_patchcore",
         "manifest",
+        "mpdd_patchcore",
+        "mvtec_3d_patchcore",
         "mvtec_ad2_patchcore",
         "mvtec_anomalydino",
         "mvtec_loco_patchcore",
@@ -55,8 +84,11 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
         "mvtec_patchcore",
         "mvtec_patchcore_wrn50",
         "mvtec_winclip",
+        "neu_seg_patchcore",
+        "real_iad_patchcore",
         "sweep",
         "tiled",
+        "vad_patchcore",
         "visa_patchcore",
     ]
     for file in files:

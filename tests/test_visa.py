@@ -357,7 +357,7 @@ def test_a_category_that_is_not_whole_is_no_less_asked_for(tmp_path: Path) -> No
     assert list_categories("visa", str(home)) == ["candle", "pcb1"]
     with pytest.raises(DataError) as error:
         load(home, "pcb1")
-    assert said(error) == (f"{home}/pcb1/train/good holds no image", "It must hold the good training images.")
+    assert said(error) == (f"{home}/pcb1/train/good: no such folder", "It must hold the good training images.")
 
 
 def test_many_problems_are_counted(tmp_path: Path) -> None:

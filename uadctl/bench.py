@@ -19,7 +19,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from uadctl import heap
-from uadctl.datasets.mvtec_loco import load_defects
+from uadctl.datasets.defects import load_defects
 from uadctl.errors import DataError, DiskError, Problem, RunError, SpecError, UadctlError
 from uadctl.fit import FitReport, RunResult, fit_cell, fit_timing, telling
 from uadctl.imaging.files import image_size, read_mask, write_png
@@ -56,7 +56,7 @@ from uadctl.runs.gate import Verdict, check_categories, compare_models
 from uadctl.runs.gate import compare as compare_with_baseline
 from uadctl.runs.gate import evaluate as evaluate_gate
 from uadctl.runs.summary import summarise
-from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
+from uadctl.spec import PROTOCOLS, Overrides, build_model_kwargs, create_model, read_spec
 from uadctl.spec.grammar import RobustnessTable
 from uadctl.spec.signature import constructor_kwargs, rebuild_model
 from uadctl.submission import SubmissionPart, private_images, write_submission
@@ -803,8 +803,13 @@ def _bench_cell(
 
 
 def _doubts(cell: Cell, *, pixel: bool) -> Iterator[str]:
-    """What makes the numbers of a cell less than they seem: images left out, images that are learned and tested on."""
+    """What makes the numbers of a cell less than they seem: images left out, images that are learned and tested on.
+
+    And what the data set's loader has to say.
+    """
     dataset, category = cell.dataset, cell.category
+    for note in dataset.notes:
+        yield f"{category}: {note}"
     if dataset.left_out:
         n = len(dataset.left_out)
         how_many = "1 defect image" if n == 1 else f"{n} defect images"
@@ -818,6 +823,8 @@ def _doubts(cell: Cell, *, pixel: bool) -> Iterator[str]:
         yield f"{category}: {learned.path} and {tested.path} are equal byte for byte, {splits}"
     if len(leaks) > _SAID:
         yield f"{category}: {len(leaks) - _SAID} more files are in two splits"
+    if shared := dataset.told_shared_parts():
+        yield shared
     if not pixel:
         return
     unmasked = [sample for sample in cell.test if sample.label == 1 and not sample.masks]
@@ -900,7 +907,7 @@ class _Tested:
             zip((s.relative for s in cell.test), output_stems([s.relative for s in cell.test]), strict=True)
         )
         self._measures_pixels = spec.metrics.pixel and cell.dataset.has_masks
-        self._defects = cell.dataset.defects if spec.metrics.protocol == "mvtec_loco" else None
+        self._defects = cell.dataset.defects if PROTOCOLS[spec.metrics.protocol].spro else None
         image, pixel = trained.calibration.image, trained.calibration.pixel
         self._metrics = CategoryMetrics(
             protocol=spec.metrics.protocol,

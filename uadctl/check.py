@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from uadctl.datasets import LayoutError, list_splits
-from uadctl.datasets.mvtec_loco import load_defects
+from uadctl.datasets.defects import CONFIG, load_defects
 from uadctl.errors import DataError, Problem
 from uadctl.imaging.camera import Camera
 from uadctl.imaging.files import check_whole
@@ -24,7 +24,7 @@ from uadctl.imaging.geometry import Geometry
 from uadctl.imaging.raster import defect_count, open_mask
 from uadctl.intake import ahead
 from uadctl.metrics import check_saturations
-from uadctl.metrics.official import SORTS, sort_of
+from uadctl.metrics.official import sort_of
 from uadctl.models.base import TrainedElsewhere
 from uadctl.plan import (
     build_detector,
@@ -40,7 +40,7 @@ from uadctl.plan import (
 from uadctl.progress import Progress, Silent
 from uadctl.records import DefectConfig, Sample, Size, row_boxes
 from uadctl.runs.fitted import camera_of, geometry_for
-from uadctl.spec import DatasetTable, resolve_dataset
+from uadctl.spec import PROTOCOLS, DatasetTable, resolve_dataset
 from uadctl.spec.grammar import PreprocessTable, usable_cores
 
 if TYPE_CHECKING:
@@ -288,6 +288,9 @@ def _check_category(
     names = [name for name, part in parts.items() for _ in part]
     skips = table.on_error == "skip"
     _elsewhere(dataset, samples, table, findings)
+    findings.notes += [Problem(f"{dataset.category}: {note}") for note in dataset.notes]
+    if shared := dataset.told_shared_parts():
+        findings.warning(shared, "What is learned of a part makes results too good on its other images.")
     if dataset.left_out:
         left_out = _counted(len(dataset.left_out), "defect image")
         findings.warning(
@@ -321,11 +324,11 @@ def _check_category(
     for group in alike.values():
         if len(group) > 1:
             _duplicates(group, findings)
+    _learned_defects(dataset.left_out, alike, camera, findings, whole=not use.tiled, threads=threads)
     _crops(first, sizes, camera, use.geometries, findings, skips=skips)
     _enough(dataset, (train, test), readable, use, findings, skips=skips)
     _shots(dataset, train, table, use, findings)
-    if use.protocol == "mvtec_loco":
-        _enough_of_each_sort(dataset, test, use, findings)
+    _enough_for_protocol(dataset, test, use, findings)
     return CategoryReport(
         dataset.category, _counts(parts), tuple(SizeCount(size, n) for size, n in sorted(sizes.items()))
     )
@@ -489,20 +492,47 @@ def _duplicates(alike: Sequence[tuple[str, Sample]], findings: _Findings) -> Non
     rest = f" (and {len(group) - len(named)} more)" if len(group) > len(named) else ""
     how = "byte for byte" if _equal_files(group) else "pixel for pixel"
     message = f"{_and(paths)}{rest} are equal {how}"
+    shown = list(dict.fromkeys(sample.group for sample in group if sample.group is not None))
+    parts = f", though the parts on them are called {_and(shown)}" if len(shown) > 1 else ""
     if leak:
         findings.warning(
-            f"{message}, in {_and(list(by_split))}",
+            f"{message}, in {_and(list(by_split))}{parts}",
             "Keep one of them: an image that is learned, or sets the threshold, makes results too good if tested on.",
         )
         return
     kinds = sorted({sample.defect for sample in group if sample.label >= 0})
     if len({sample.label for sample in group if sample.label >= 0}) > 1:
         message += f", though they are called {_and(kinds)}"
-    findings.warning(message, "Keep one of them: each copy counts as an image of its own.")
+    findings.warning(f"{message}{parts}", "Keep one of them: each copy counts as an image of its own.")
+
+
+def _learned_defects(
+    left_out: Sequence[Sample],
+    alike: Mapping[bytes, Sequence[tuple[str, Sample]]],
+    camera: Camera,
+    findings: _Findings,
+    *,
+    whole: bool,
+    threads: int,
+) -> None:
+    """Say of images that are learned as good that they are equal to a defect which is left out. alike: by digest."""
+    jobs = (functools.partial(_look, sample, None, camera, whole) for sample in left_out)
+    for sample, seen in zip(left_out, ahead(jobs, threads), strict=True):
+        # One that cannot be read is learned by nobody.
+        learned = [other for _, other in alike.get(seen.digest, ()) if other.split != "test"] if seen.size else []
+        if learned:
+            how = "byte for byte" if _equal_files([sample, learned[0]]) else "pixel for pixel"
+            rest = f" (and {len(learned) - 1} more)" if len(learned) > 1 else ""
+            findings.warning(
+                f"{learned[0].path}{rest} and {sample.path} are equal {how}, though one is called good and is "
+                f"in {learned[0].split}, the other {sample.defect}",
+                "Find out which is right: a defect that is learned as good will not be found.",
+            )
 
 
 def _and(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}"
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _equal_files(group: Sequence[Sample]) -> bool:
@@ -599,19 +629,21 @@ def _shots(dataset: Dataset, train: Sequence[Sample], table: DatasetTable, use: 
             )
 
 
-def _enough_of_each_sort(dataset: Dataset, test: Sequence[Sample], use: _Use, findings: _Findings) -> None:
-    """Whether MVTec LOCO's protocol has what it needs: both sorts of defect, and how much of each defect is enough."""
+def _enough_for_protocol(dataset: Dataset, test: Sequence[Sample], use: _Use, findings: _Findings) -> None:
+    """Whether a protocol has what it needs: for sPRO how much of each defect is enough, and all sorts of defect that it
+    measures apart."""
+    protocol = PROTOCOLS[use.protocol]
     category, defects = dataset.category, sorted({sample.defect for sample in test if sample.label == 1})
     if not defects:
         return  # that is a finding already
-    spro = use.pixel and dataset.has_masks
+    spro = protocol.spro if use.pixel and dataset.has_masks else ()
     if spro and not dataset.defects:
         findings.warning(
-            f"{category}: no defects_config.json; spro_05, spro_05_logical and spro_05_structural will be null",
-            "It says how much of each kind of defect is enough, and is part of MVTec LOCO AD.",
+            f"{category}: no {CONFIG}; {_and(spro)} will be null",
+            "It says how much of each kind of defect is enough, and is part of MVTec LOCO AD and of AutoVI.",
         )
-    for sort in SORTS:
-        if sort not in map(sort_of, defects):
+    for sort in protocol.sorts:
+        if not any(sort_of(kind, protocol.sorts) == sort for kind in defects):
             names = [f"image_auroc_{sort}", "image_auroc"]
             names += [f"spro_05_{sort}", "spro_05"] if spro and dataset.defects else []
             findings.warning(

@@ -130,7 +130,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class DefectConfig:
-    """How much of one kind of defect is enough to have found it: an entry of MVTec LOCO's defects_config.json.
+    """How much of one kind of defect is enough to have found it: an entry of a defects_config.json.
 
     name:        of the kind of defect.
     pixel_value: by which a mask file says that it shows this kind, 1 to 255.

@@ -18,7 +18,7 @@ from uadctl.cli.console import print_lines, screen
 from uadctl.cli.interruption import INTERRUPTED
 from uadctl.cli.logs import Log, keeping
 from uadctl.errors import UadctlError
-from uadctl.spec.registry import DATASETS
+from uadctl.spec.data_sets import DATASETS
 
 # Typer's own errors of usage derive from the class that its public BadParameter derives from.
 _UsageError: Any = typer.BadParameter.__mro__[1]

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typer._click.shell_completion import CompletionItem, add_completion_class
 from typer._completion_classes import BashComplete, FishComplete, ZshComplete
 
-from uadctl.spec.registry import BACKBONES, DATASETS, BackboneEntry, DatasetEntry, ModelEntry, all_models
+from uadctl.spec.data_sets import DATASETS, DatasetEntry
+from uadctl.spec.registry import BACKBONES, BackboneEntry, ModelEntry, all_models
 
 RUNS = "runs"
 """The folder in which run folders are looked for: the default of `[run] dir`."""

@@ -18,8 +18,9 @@ from uadctl.cli.console import print_lines, print_table, print_told, screen
 from uadctl.datasets.manifest import check_manifest_name, compose_manifest, manifest_kind
 from uadctl.errors import DataError, SpecError
 from uadctl.spec import DatasetTable, Overrides
-from uadctl.spec.grammar import FilesTable
-from uadctl.spec.registry import DATASETS, DatasetEntry, Place, resolve_dataset
+from uadctl.spec.data_sets import DATASETS, DatasetEntry, Place
+from uadctl.spec.registry import resolve_dataset
+from uadctl.spec.roles import FOLDER_ROLES, MASK_ROLES
 from uadctl.spec.values import printable
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _row(entry: DatasetEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "paper": entry.paper,
         "splits": list(entry.splits),
+        "extra": entry.extra,
     }
 
 
@@ -129,13 +131,14 @@ def show(
         ("metrics", ", ".join(entry.protocol_metrics)),
         ("splits", ", ".join(entry.splits)),
         ("layouts", ", ".join(entry.layouts)),
+        ("extra", entry.extra and f"{entry.extra}: pip install 'uadctl[{entry.extra}]'"),
     ]
     print_lines(f"{entry.name}: {entry.summary}\n")
     print_lines("\n".join(f"{title}: {text}" for title, text in facts if text))
     print_lines("\n" + "\n".join(_tree(entry.places)))
     if entry.takes_files:
-        roles = ", ".join(FilesTable.__struct_fields__)
-        print_lines(f"\nOther folders: [dataset.files] {roles} (globs)")
+        print_lines(f"\nOther folders: [dataset.files] {', '.join(FOLDER_ROLES)}, mask (globs)")
+        print_lines(f"With by_mask = true: {', '.join(MASK_ROLES)} (globs), mask, classes")
     print_lines("\nexample:")
     print_lines("\n".join(f"  {line}".rstrip() for line in [*commands, "", *spec.splitlines()]))
 

@@ -21,7 +21,7 @@ from uadctl.progress import Progress
 from uadctl.records import Size
 
 if TYPE_CHECKING:
-    from uadctl.spec.registry import DatasetEntry
+    from uadctl.spec.data_sets import DatasetEntry
 
 __all__ = [
     "BenchmarkSplit",
@@ -73,7 +73,7 @@ def recognise(root: str) -> list[str]:
 
     A layout on which another one that it looks like is built is left out.
     """
-    from uadctl.spec.registry import DATASETS
+    from uadctl.spec.data_sets import DATASETS
 
     if not is_folder(root):
         return []

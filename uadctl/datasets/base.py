@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, overload
 
-from uadctl.errors import DataError
+from uadctl.errors import DataError, Problem
 from uadctl.imaging.listing import files_in, is_folder, joined, relative_images, subfolders
 from uadctl.records import DefectConfig, Sample, Size
 from uadctl.spec.values import nearest
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 OTHER_LAYOUT = "For another layout, use the data set `folder`, with [dataset.files] where its names differ."
 """What to do with a folder that no loader knows."""
+
+UNKNOWN = "unknown"
+"""What the defect of an image is called of which it is not known whether it has one."""
+
+LIKE_GOOD = ("good", "normal", "ok")
+"""What no kind of defect is called, in any case: images called so are hardly meant to be anomalous."""
+
+_SAID = 10  # of messages that are alike
 
 
 class LayoutError(DataError):
@@ -60,6 +68,8 @@ class Dataset:
     resize:   height and width that masks are brought to (nearest neighbour), or None for the size of their images.
     left_out: images of the training and validation splits that are no normal ones: never learned from.
     defects:  how much of each kind of defect is enough, where the data set says so; None where it does not.
+    notes:    what else was seen of it and a person should know, each a sentence that names a file: copies that its
+              publisher left in the archive and that are passed over, for instance.
     """
 
     name: str
@@ -71,6 +81,7 @@ class Dataset:
     resize: Size | None = None
     left_out: tuple[Sample, ...] = ()
     defects: tuple[DefectConfig, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def has_masks(self) -> bool:
@@ -116,6 +127,33 @@ class Dataset:
                     if other.split != sample.split:
                         found.append((other, sample))
         return sorted(found, key=lambda pair: os.fsencode(pair[1].relative))
+
+    def shared_parts(self) -> list[tuple[Sample, Sample]]:
+        """Images of one part (`Sample.group`) in two splits: a pair for each such part, the earlier split first.
+
+        Not the same image, but the same part from another side: what was learned of it is known when it is tested on.
+        Images that are left out are in no split.
+        """
+        first: dict[str, Sample] = {}
+        found: dict[str, tuple[Sample, Sample]] = {}
+        for sample in (*self.train, *self.validation, *self.test):
+            if sample.group is not None:
+                other = first.setdefault(sample.group, sample)
+                if other.split != sample.split:
+                    found.setdefault(sample.group, (other, sample))
+        return list(found.values())
+
+    def told_shared_parts(self) -> str | None:
+        """How many parts are in two splits, and the first of them, as a person should read it; None if none is."""
+        shared = self.shared_parts()
+        if not shared:
+            return None
+        first, second = shared[0]
+        what = "1 part is" if len(shared) == 1 else f"{len(shared)} parts are"
+        return (
+            f"{self.category}: {what} in two splits, the first is {first.group}: {first.path} in {first.split} and "
+            f"{second.path} in {second.split}"
+        )
 
     def problems(self) -> list[str]:
         """One line for each missing mask, as a person should read it."""
@@ -234,6 +272,80 @@ def holds(root: str) -> str:
         return "nothing"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more
+
+
+def in_another_case(folder: str, name: str) -> str | None:
+    """The folder that there is in place of `name` in a folder, called alike but for its case; None if there is none."""
+    if not is_folder(folder):
+        return None
+    return next((other for other in subfolders(folder) if right_case(other, (name,)) is not None), None)
+
+
+def right_case(name: str, known: Iterable[str]) -> str | None:
+    """The one of these names that another is in all but its case; None if it is none of them."""
+    return next((other for other in known if name != other and name.casefold() == other.casefold()), None)
+
+
+def misnamed(home: str, below: str) -> tuple[str, str] | None:
+    """The folder on a path below `home` that is there in another case only, and the name it should have."""
+    place = home
+    for part in below.split("/"):
+        if not is_folder(joined(place, part)):
+            other = in_another_case(place, part)
+            return None if other is None else (joined(place, other), part)
+        place = joined(place, part)
+    return None
+
+
+def rename(name: str) -> str:
+    """What to do with a folder that should have this name and has it in another case."""
+    return f"Case counts in the names of folders: rename it to {name}."
+
+
+def missing_folder(home: str, below: str, help: str) -> DataError:
+    """The error for a folder that a layout needs, as a path below `home`; it names one that differs in case alone."""
+    found = misnamed(home, below)
+    if found is None:
+        return DataError(f"{joined(home, below)}: no such folder", help=help)
+    other, name = found
+    return DataError(f"{joined(home, below)}: no such folder; there is {other}", help=rename(name))
+
+
+def refuse_other_case(home: str, below: str) -> None:
+    """Raise DataError where a folder that a layout may have, as a path below `home`, is there in another case only.
+
+    Passed over, what lies in it would be missing from the results.
+    """
+    if misnamed(home, below) is not None:
+        raise missing_folder(home, below, "")
+
+
+def differ_in_case(folder: str, name: str, other: str) -> Problem:
+    """What is wrong with two folders or files in a folder that are called alike but for case: one would be passed over.
+
+    name: what the right one is called.
+    """
+    return Problem(
+        f"{joined(folder, name)} and {joined(folder, other)} differ in case alone",
+        f"Case counts in names: keep one of them, as {name}.",
+    )
+
+
+def both_cases(home: str, below: str) -> list[Problem]:
+    """A problem for each folder on a path below `home` that is there, and in another case as well."""
+    place, problems = home, []
+    for name in below.split("/"):
+        other = in_another_case(place, name)
+        if other is not None and is_folder(joined(place, name)):
+            problems.append(differ_in_case(place, name, other))
+        place = joined(place, name)
+    return problems
+
+
+def capped(messages: Sequence[str], where: str, what: str) -> list[str]:
+    """The first ten of many messages that are alike, and how many more there are: of what, and where."""
+    rest = len(messages) - _SAID
+    return [*messages[:_SAID], *([f"{where}: {rest} more {what}"] if rest > 0 else [])]
 
 
 def check_category(root: str, category: str, found: Sequence[str]) -> None:

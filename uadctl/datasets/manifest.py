@@ -16,8 +16,8 @@ Images are named in results from the manifest's folder; where relative paths lea
 all the images that relative paths of the category lead to. So the manifest and they can move together.
 
 An anomalous image of the training or validation split is never learned from. What a manifest cannot say: how much of a
-defect is enough to have found it, as MVTec LOCO AD's defects_config.json does. A LOCO category that was written to a
-manifest and read back is measured without sPRO.
+defect is enough to have found it, as the defects_config.json of MVTec LOCO AD and of AutoVI does. A category of these
+that was written to a manifest and read back is measured without sPRO.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, get_args
 
 from uadctl.atomic import write_bytes
-from uadctl.datasets.base import Dataset, LayoutError, NoLayout, Where, check_category, holds, relative_name
+from uadctl.datasets.base import LIKE_GOOD, Dataset, LayoutError, NoLayout, Where, check_category, holds, relative_name
 from uadctl.errors import DataError, Problem, SpecError
 from uadctl.imaging.listing import files_in, is_folder, joined
 from uadctl.records import Sample, Split
@@ -54,8 +54,6 @@ _SPLITS: tuple[Split, ...] = get_args(Split)
 _LABELS = {"0": 0, "normal": 0, "good": 0, "1": 1, "anomaly": 1, "anomalous": 1, "defect": 1, "-1": -1}
 _GOOD, _ANOMALY, _UNKNOWN = "good", "anomaly", "unknown"
 _DEFAULT_DEFECT = {0: _GOOD, 1: _ANOMALY, -1: _UNKNOWN}
-# Kinds of defect by their name alone, but hardly meant to be: they never decide that an image is anomalous.
-_LIKE_GOOD = ("good", "normal", "ok")
 _MASK_SEPARATOR = ";"
 # A manifest with a wrong column name has one problem a row: enough are shown to see what it is.
 _MOST_PROBLEMS = 50
@@ -590,7 +588,7 @@ def _label(say: _Say, value: object, defect: Any) -> Any:
     if text is None or text == "":
         if defect is BAD:
             return BAD
-        if called in _LIKE_GOOD and defect != _GOOD:
+        if called in LIKE_GOOD and defect != _GOOD:
             say(f"defect {shown(defect)} sounds like a normal image", _NEEDS_DEFECT)
             return BAD
         return {None: -1, _GOOD: 0, _UNKNOWN: -1}.get(called, 1)
@@ -598,12 +596,10 @@ def _label(say: _Say, value: object, defect: Any) -> Any:
     if label is None:
         say(f"label {shown(value)} is none of 0, 1, -1", "Or in words: normal, anomaly; nothing where it is not known.")
         return BAD
-    fits = {0: defect == _GOOD, 1: called not in _LIKE_GOOD, -1: called == _UNKNOWN}
+    fits = {0: defect == _GOOD, 1: called not in LIKE_GOOD, -1: called == _UNKNOWN}
     if defect is None or defect is BAD or fits[label]:
         return label
-    say(
-        f"label {label} contradicts the defect {shown(defect)}", _NEEDS_DEFECT if called in _LIKE_GOOD else _NEEDS_LABEL
-    )
+    say(f"label {label} contradicts the defect {shown(defect)}", _NEEDS_DEFECT if called in LIKE_GOOD else _NEEDS_LABEL)
     return BAD
 
 
@@ -943,7 +939,7 @@ def _written(sample: Sample, name: Callable[[str], str]) -> dict[str, Any]:
                 f"{sample.path}: {what} {shown(word)} has white space around it, which no manifest may hold",
                 help="Rename it, or its folder.",
             )
-    if sample.label == 1 and sample.defect.casefold() in _LIKE_GOOD:
+    if sample.label == 1 and sample.defect.casefold() in LIKE_GOOD:
         raise DataError(
             f"{sample.path}: an anomalous image, and its defect {shown(sample.defect)} sounds like a normal one",
             help="Rename the folder: a manifest cannot say so.",

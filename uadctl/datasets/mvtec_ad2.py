@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import os
 
-from uadctl.datasets.base import Dataset, Where
+from uadctl.datasets.base import UNKNOWN, Dataset, Where
 from uadctl.datasets.sorted_folders import (
     GOOD,
     Folders,
     Truth,
-    all_categories,
     category_folders,
     find_category,
     given_images,
-    has_part,
+    homes_of,
     is_category,
-    no_category,
     scored_images,
 )
 from uadctl.errors import DataError
@@ -43,9 +41,6 @@ SPLITS = ("test_public", "test_private", "test_private_mixed")
 
 PRIVATE_SPLITS = SPLITS[1:]
 """Those whose ground truth MVTec's evaluation server alone has."""
-
-UNKNOWN = "unknown"
-"""What the defect of an image is called of which it is not known whether it has one."""
 
 _BAD = "bad"
 _FOLDERS = Folders(bad=(_BAD,))
@@ -106,10 +101,7 @@ def _has_sign(folder: str) -> bool:
 
 
 def _homes(root: str) -> dict[str, str]:
-    found = all_categories(root, is_own, lambda folder: has_part(folder) or _has_sign(folder))
-    if not found:
-        raise no_category(root, "MVTec AD 2 category", "train/good", SPLITS[0])
-    return found
+    return homes_of(root, is_own, "MVTec AD 2 category", "train/good", SPLITS[0], has_sign=_has_sign)
 
 
 def _test(home: str, category: str, split: str) -> tuple[Sample, ...]:

@@ -18,7 +18,21 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeAlias
 
-from uadctl.datasets.base import OTHER_LAYOUT, MaskFolder, NoLayout, check_category, holds, own_name, without_suffix
+from uadctl.datasets.base import (
+    LIKE_GOOD,
+    OTHER_LAYOUT,
+    MaskFolder,
+    NoLayout,
+    check_category,
+    holds,
+    misnamed,
+    missing_folder,
+    own_name,
+    refuse_other_case,
+    rename,
+    right_case,
+    without_suffix,
+)
 from uadctl.errors import DataError, Problem, with_help
 from uadctl.imaging.listing import files_in, is_folder, is_image_name, joined, relative_images, subfolders
 from uadctl.records import Sample
@@ -29,8 +43,10 @@ if TYPE_CHECKING:
 GOOD = "good"
 """What normal images are called in place of a kind of defect, and in most data sets their folder."""
 
-_LIKE_GOOD = ("good", "normal", "ok")  # what no kind of defect is called, in any case
 _PARTS = ("train", "test", "ground_truth")
+_GOOD_TO_LEARN = "It must hold the good training images."
+_VALIDATION = ("val", "valid", "validation")  # what the layouts call the folder of that split
+_LOOKED_INTO = 20  # folders of a root that is no data set: it may be the top of a disk
 
 FindMasks: TypeAlias = Callable[[MaskFolder, str], Iterable[str]]
 """An image's mask files, of those that lie below the folder of its kind of defect.
@@ -53,7 +69,7 @@ class Folders:
     def allows(self, kind: str) -> bool:
         """Whether images may lie in a folder of this name."""
         if self.bad is None:
-            return kind == self.good or kind.casefold() not in _LIKE_GOOD
+            return kind == self.good or kind.casefold() not in LIKE_GOOD
         return kind in (self.good, *self.bad)
 
     def expected(self) -> str:
@@ -61,15 +77,26 @@ class Folders:
         return f"It must hold {self._listed()}."
 
     def misplaced(self, top: str, names: Iterable[str]) -> DataError:
-        """The error for images, as paths below `top`, that lie in no such folder: the first of each folder is named."""
+        """The error for images, as paths below `top`, that lie in no such folder: the first of each folder is named,
+        or the folder, where it is called as another one is but for its case.
+        """
         first: dict[str, str] = {}
         for name in names:
             first.setdefault(name.rpartition("/")[0].partition("/")[0], name)
         if self.bad is None:
             return DataError([self._in_no_defect_folder(top, *found) for found in first.items()])
-        nowhere = " nor in ".join(f"{kind}/" for kind in (self.good, *self.bad))
-        messages = [f"{joined(top, name)} lies neither in {nowhere}" for name in first.values()]
-        return DataError(with_help(messages, f"{top} must hold {self._listed()} only."))
+        known = (self.good, *self.bad)
+        problems: list[Problem] = []
+        messages: list[str] = []
+        for kind, name in first.items():
+            wanted = right_case(kind, known)
+            if wanted is None:
+                messages.append(f"{joined(top, name)} lies neither in {' nor in '.join(f'{one}/' for one in known)}")
+            else:
+                problems.append(_in_other_case(top, kind, wanted))
+        if messages:
+            problems += with_help(messages, f"{top} must hold {self._listed()} only.")
+        return DataError(problems)
 
     def _in_no_defect_folder(self, top: str, kind: str, name: str) -> Problem:
         good = joined(top, self.good)
@@ -89,6 +116,15 @@ class Folders:
         return f"{', '.join(others)} and {last}"
 
 
+def _in_other_case(top: str, kind: str, wanted: str) -> Problem:
+    if not is_folder(joined(top, wanted)):
+        return Problem(f"{joined(top, wanted)}: no such folder; there is {joined(top, kind)}", rename(wanted))
+    return Problem(
+        f"{joined(top, kind)} differs from {wanted}/ beside it in case alone",
+        f"Case counts in the names of folders: move its images to {joined(top, wanted)}.",
+    )
+
+
 BY_DEFECT = Folders()
 """Those of MVTec AD."""
 
@@ -99,6 +135,12 @@ BY_DEFECT = Folders()
 def is_category(folder: str, folders: Folders = BY_DEFECT) -> bool:
     """Whether a folder holds what every category must: good images to learn from."""
     return is_folder(joined(folder, f"train/{folders.good}"))
+
+
+def defect_kinds(home: str) -> list[str]:
+    """The kinds of defect that test/ in a category's folder has folders for, by MVTec AD's rules, sorted by bytes."""
+    top = joined(home, "test")
+    return [kind for kind in subfolders(top) if kind != GOOD and BY_DEFECT.allows(kind)] if is_folder(top) else []
 
 
 def category_folders(root: str, wanted: Callable[[str], bool]) -> dict[str, str]:
@@ -132,10 +174,45 @@ def all_categories(
     return category_folders(root, lambda folder: folder != root and is_part(folder))
 
 
+def homes_of(
+    root: str,
+    is_own: Callable[[str], bool],
+    what: str,
+    *expected: str,
+    has_sign: Callable[[str], bool] | None = None,
+) -> dict[str, str]:
+    """The folder of each category of a data set by its name, as `all_categories` gives them.
+
+    is_own: whether a folder is a category. what, expected: as for `no_category`. has_sign: whether one that lacks
+    something is known by what it has, as by a part of its folders; None to ask `is_own`.
+
+    Raises DataError where the root cannot be read, and NoLayout where no folder is a category.
+    """
+    known = has_sign or is_own
+    found = all_categories(root, is_own, lambda folder: has_part(folder) or known(folder))
+    if not found:
+        raise no_category(root, what, *expected)
+    return found
+
+
 def no_category(root: str, what: str, *expected: str) -> NoLayout:
     """The error for a root without a category of `what`, a data set: what of one was expected, and what it holds."""
     places = " and ".join(joined(root, f"<category>/{part}") for part in expected)
-    return NoLayout(f"{root} holds no {what}: expected {places}, found {holds(root)}", help=OTHER_LAYOUT)
+    message = f"{root} holds no {what}: expected {places}, found {holds(root)}"
+    return NoLayout(message, help=_help_with_case(root, expected) or OTHER_LAYOUT)
+
+
+def _help_with_case(root: str, expected: Sequence[str]) -> str | None:
+    """What to rename where a category is one but for the case of a name; None where there is none."""
+    for home in [root, *(joined(root, name) for name in subfolders(root)[:_LOOKED_INTO])]:
+        try:
+            found = next(filter(None, (misnamed(home, below) for below in expected)), None)
+        except DataError:  # what cannot be read is no category
+            continue
+        if found is not None:
+            wrong, name = found
+            return f"There is {wrong}. {rename(name)}"
+    return None
 
 
 def find_category(
@@ -189,19 +266,44 @@ def given_images(
     found: list[Sample] = []
     for split in splits:
         top = joined(home, split)
+        if split != "train":
+            refuse_other_case(home, split)
         names = _names_by_folder(top) if is_folder(top) else []
         found += _samples(home, category, split, folder=split, names=names, folders=folders, truth=truth)
     normal = [sample for sample in found if sample.label == 0]
     train = tuple(sample for sample in normal if sample.split == "train")
     if not train:
-        raise DataError(
-            f"{joined(home, f'train/{folders.good}')} holds no image", help="It must hold the good training images."
-        )
+        good = f"train/{folders.good}"
+        if not is_folder(joined(home, good)):
+            raise missing_folder(home, good, _GOOD_TO_LEARN)
+        raise DataError(f"{joined(home, good)} holds no image", help=_GOOD_TO_LEARN)
     return GivenImages(
         train=train,
         validation=tuple(sample for sample in normal if sample.split == "validation"),
         left_out=tuple(sample for sample in found if sample.label == 1),
     )
+
+
+def misnamed_validation(home: str, own: str) -> list[Problem]:
+    """What is wrong where a category's folder has a validation split by another name than `own`, that of its layout.
+
+    Passed over, nothing would say that the threshold was not set on it.
+    """
+    problems: list[Problem] = []
+    for name in subfolders(home):
+        if name == own or name.casefold() not in _VALIDATION:
+            continue
+        there = is_folder(joined(home, own))
+        if not there and right_case(name, (own,)) is not None:
+            problems.append(_in_other_case(home, name, own))
+        elif relative_images(joined(home, name)):
+            problems.append(
+                Problem(
+                    f"{joined(home, name)} holds images that would be passed over: the validation split is {own}/",
+                    f"Move its images to {joined(home, own)}, or take it away." if there else f"Rename it to {own}.",
+                )
+            )
+    return problems
 
 
 def scored_images(
@@ -223,7 +325,7 @@ def scored_images(
     top = joined(home, folder)
     if names is None:
         if not is_folder(top):
-            raise DataError(f"{top}: no such folder", help=folders.expected())
+            raise missing_folder(home, folder, folders.expected())
         names = relative_images(top)
     samples = _samples(home, category, "test", folder=folder, names=names, folders=folders, truth=truth)
     if not samples:
@@ -255,6 +357,9 @@ def _samples(
     misplaced = [name for name in names if "/" not in name or not folders.allows(name.partition("/")[0])]
     if misplaced:
         raise folders.misplaced(top, misplaced)
+    if truth is not None:
+        for kind in sorted({name.partition("/")[0] for name in names} - {folders.good}):
+            truth.check_case(kind)
     samples: list[Sample] = []
     for name in names:
         kind, _, below = name.partition("/")
@@ -305,6 +410,7 @@ class Truth:
         find: FindMasks = find_mask,
         expected: str | None = "{}_mask.png",
     ) -> None:
+        self._home, self._below = home, folder
         self._folder = joined(home, folder)
         self._find = find
         self._expected = expected
@@ -327,6 +433,10 @@ class Truth:
                 )
             self._owners[mask] = path
         return found
+
+    def check_case(self, kind: str) -> None:
+        """Raise DataError where the masks of a kind of defect lie in a folder that is called so but for its case."""
+        refuse_other_case(self._home, f"{self._below}/{kind}")
 
     def expected_at(self, kind: str, below: str) -> str | None:
         """Where a mask that was not found should have been."""

@@ -39,6 +39,7 @@ from uadctl.datasets.base import (
     check_root,
     holds,
     own_name,
+    refuse_other_case,
     stem,
     without_suffix,
 )
@@ -71,6 +72,8 @@ _PARTS: dict[str, Split] = {"train": "train", "test": "test"}
 _LABELS = {"normal": 0, "anomaly": 1}
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _SHOWN = 10
+# In the CSV files, and where masks are that these do not name.
+_FOLDERS_NAMED = ("Data/Images/Normal", "Data/Images/Anomaly", "Data/Masks/Anomaly")
 
 
 def recognises(root: str) -> bool:
@@ -283,6 +286,8 @@ def _prepared(home: _Home, category: str) -> tuple[tuple[Sample, ...], tuple[Sam
 
 def _original(home: _Home, category: str) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """The training images, defects included, and the test images, as the split's CSV has them."""
+    for part in _FOLDERS_NAMED:
+        refuse_other_case(home.folder, f"{category}/{part}")
     reading = _Reading(home=home.folder, csv=str(home.csv), category=category)
     reading.read_kinds()
     reading.read_split()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from uadctl.features.network import DTYPES, Activation, Architecture, Block, Conv, MaxPool, Trunk, fold
 
 if TYPE_CHECKING:
     import torch
+
+# Rows or columns before and after: of the rows, then of the columns.
+_Padding: TypeAlias = "tuple[tuple[int, int], tuple[int, int]]"
 
 # torch's names for what oneDNN computes while a convolution's result is still in registers, and its arguments.
 _FUSED: dict[Activation, tuple[str, list[float]]] = {
@@ -28,6 +31,9 @@ _ARGUMENTS = {
     ],
     ("_reorder_convolution_weight", "default"): ["self", *_CONVOLUTION, "input_size"],
 }
+
+# After so many images, or groups of them, of one size in a row the weights are packed for that size.
+_STAYS = 8
 
 
 def can_fuse() -> bool:
@@ -160,7 +166,9 @@ def _activate(x: torch.Tensor, activation: Activation) -> torch.Tensor:
 class _FusedFilter:
     """The same by oneDNN: activation and sum while the result is in registers, weights in the kernel's own layout.
 
-    The layout that is fastest depends on the size of x, results do not: weights are repacked when the size changes.
+    The layout that is fastest depends on the size of x, results do not: where it is another, oneDNN repacks for the one
+    call. Most sizes have the same one, and to pack for each new size would cost images of many sizes a quarter of their
+    time; so weights are packed for a size that stays.
     oneDNN pads both sides alike through torch. Where "SAME" needs one more row or column at the end, a kernel that is
     one row or column of zeros taller or wider and padded alike does the same, and saves a padded copy of x.
     """
@@ -173,17 +181,23 @@ class _FusedFilter:
         self._bias = bias.to(dtype)
         self._stride = [conv.stride, conv.stride]
         self._attr, self._scalars = _FUSED[conv.activation]
-        # The size that the weights are packed for (none yet), and the weights.
-        self._packed: tuple[tuple[int, int], torch.Tensor] = (0, 0), weight.to(dtype)
+        # What the weights are padded for (nothing yet), the size that they are packed for, and the weights.
+        self._packed: tuple[_Padding | None, tuple[int, int], torch.Tensor] = None, (0, 0), weight.to(dtype)
+        # The size of the last x, and of how many in a row.
+        self._lately: tuple[tuple[int, int], int] = (0, 0), 0
 
     def _arguments(self, x: torch.Tensor) -> tuple[Any, ...]:
         conv = self._conv
         height, width = x.shape[-2:]
-        rows, columns = conv.padding(height), conv.padding(width)
-        size, weight = self._packed
-        if size != (height, width):
+        size, padding = (height, width), (conv.padding(height), conv.padding(width))
+        rows, columns = padding
+        last, times = self._lately
+        times = times + 1 if size == last else 1
+        self._lately = size, times
+        padded_for, packed_for, weight = self._packed
+        if padding != padded_for or (size != packed_for and times >= _STAYS):
             weight = self._pack(weight, x.shape, rows, columns)
-            self._packed = (height, width), weight
+            self._packed = padding, size, weight
         return weight, self._bias, [rows[1], columns[1]], self._stride, [1, 1], conv.groups
 
     def _pack(

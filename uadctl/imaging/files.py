@@ -425,6 +425,11 @@ def stored_mask(path: PathLike, *, way_out: str | None = _MASK_WAY_OUT) -> NDArr
     return _stored(path, None, mask=True, way_out=way_out)
 
 
+def decoded_mask(data: bytes) -> NDArray[Any]:
+    """As `stored_mask`, of a file's bytes: a PNG, JPEG, BMP, TIFF or WebP."""
+    return _decode(data, mask=True, way_out=_MASK_WAY_OUT)
+
+
 def _stored(path: PathLike, raw: RawLayout | None, *, mask: bool, way_out: str | None) -> NDArray[Any]:
     with RegularFile(path) as file:
         plain = plain_pixels(path, file, raw)

@@ -1,8 +1,9 @@
 """What the authors of a data set measure, by the name of their protocol: everything a bench says of one category.
 
 Every protocol has the image metrics, the pixel metrics and AU-PRO. `mvtec_loco` adds image AUROC and sPRO for logical
-and for structural defects apart, `mvtec_ad2` SegF1 and ClassF1 at one threshold of the maps. Beside the figures of a
-category stand those of each kind of defect, those of parts that several images show, and 95 % intervals.
+and for structural defects apart, `autovi` sPRO of all defects together, `mvtec_ad2` SegF1 and ClassF1 at one threshold
+of the maps. Beside the figures of a category stand those of each kind of defect, those of parts that several images
+show, and 95 % intervals.
 """
 
 from __future__ import annotations
@@ -29,14 +30,13 @@ from uadctl.metrics.resampling import PixelStatistics, resample_image_metrics
 from uadctl.metrics.saturated import saturated_parts, saturation_of
 from uadctl.metrics.streaming import StreamingPixelMetrics
 from uadctl.records import DefectConfig, Sample
-from uadctl.spec.registry import PROTOCOLS
+from uadctl.spec.data_sets import PROTOCOLS
 
 PixelMode = Literal["exact", "streaming"]
 
-#: The false-positive rate up to which MVTec LOCO integrates sPRO, and the two sorts of its kinds of defect.
+#: The false-positive rate up to which MVTec LOCO and AutoVI integrate sPRO.
 SPRO_LIMIT = 0.05
 _SPRO = "spro_05"
-SORTS = ("logical", "structural")
 
 #: Bytes that the counts of all images for resamples of the pixel metrics may take.
 _STATISTICS = 2**28
@@ -59,11 +59,12 @@ class Measurement:
                 ClassF1 are exact in any case and have none.
     by_defect:  kind of defect -> its figures, sorted by kind: images; missed, miss_rate (None without a threshold);
                 image_auroc against all good images; and where pixels are measured AU-PRO to each limit and, by the
-                protocol mvtec_loco, spro_05: the mean over the regions (the defects) of that kind alone, the
-                false-positive rate being that of the category (for sPRO of the good images and those of its sort), so
-                that the category's figure is the mean of its kinds weighed by their regions. None where there is no
-                region, and in streaming mode; but sPRO of the only kind of its sort, as in MVTec LOCO itself. Where a
-                figure is None the entry has one key more, reasons: name -> why, for exactly the names that are None.
+                protocols mvtec_loco and autovi, spro_05: the mean over the regions (the defects) of that kind alone,
+                the false-positive rate being that of the category (for sPRO by mvtec_loco that of the good images and
+                those of its sort), so that the category's figure is the mean of its kinds weighed by their regions.
+                None where there is no region, and in streaming mode; but sPRO of a kind that no other is measured
+                together with, as in MVTec LOCO itself. Where a figure is None the entry has one key more, reasons:
+                name -> why, for exactly the names that are None.
     intervals:  metric -> its 95 % interval, for every metric that is a number but tp, fp, fn and tn; None where most
                 resamples leave it undefined. {} without a bootstrap.
     replicates: the same metrics -> (R,) float64, their values in each resample, NaN where it leaves them undefined.
@@ -91,9 +92,9 @@ class CategoryMetrics:
     pixel:      False: no metric of maps, the names are absent.
     has_masks:  False: metrics that need masks are None.
     pixels:     of the test images together, and
-    memory:     bytes: whether pixel metrics are exact or in streaming mode. For sPRO two more engines run beside the
-                one for the other pixel metrics; they are exact if all three fit. A bootstrap keeps 256 MiB more at
-                most, and some tens of MB to work in.
+    memory:     bytes: whether pixel metrics are exact or in streaming mode. For sPRO one more engine runs beside the
+                one for the other pixel metrics, by mvtec_loco two; they are exact if all fit. A bootstrap keeps 256 MiB
+                more at most, and some tens of MB to work in.
     pixel_threshold: of maps, for SegF1 and ClassF1: a pixel is anomalous iff its score >= pixel_threshold.
     saturations: for sPRO: whether the category says how much of each defect is enough.
     bootstrap:  resamples for the intervals; 0: none.
@@ -109,8 +110,9 @@ class CategoryMetrics:
     Raises ValueError for another protocol or limit.
 
     Sources: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 129, 2021; Bergmann et al., Beyond Dents and
-    Scratches, IJCV 130, 2022; Heckler-Kram et al., The MVTec AD 2 Dataset, 2025; Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993, chapter 13.
+    Scratches, IJCV 130, 2022; Carvalho et al., Detecting Visual Anomalies in an Industrial Environment, Computers in
+    Industry 163, 2024, and the evaluation code of AutoVI; Heckler-Kram et al., The MVTec AD 2 Dataset, 2025; Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
 
     def __init__(
@@ -140,20 +142,20 @@ class CategoryMetrics:
         self._unmasked = 0
         self._unsaturated = 0
 
-        self._sorts = SORTS if protocol == "mvtec_loco" else ()
+        self._sorts = self._protocol.sorts
         self._saturations = saturations
         self._mode: PixelMode | None = None
         self._maps: _Maps | None = None
         self._spro: dict[str, _Maps] = {}
         if pixel and has_masks:
-            engines = 1 + (len(self._sorts) if saturations else 0)
+            of_defects = self._engines_of_spro() if saturations else ()
+            engines = 1 + len(of_defects)
             needed = PixelMetrics.memory_for(pixels)
             self._mode = "exact" if needed <= memory else "streaming"
             of_spro: PixelMode = "exact" if engines * needed <= memory else "streaming"
             statistics = _STATISTICS // engines if bootstrap else None
             self._maps = _Maps(self._mode, statistics=statistics)
-            if saturations:
-                self._spro = {sort: _Maps(of_spro, statistics=statistics, regions="defects") for sort in self._sorts}
+            self._spro = {name: _Maps(of_spro, statistics=statistics, regions="defects") for name in of_defects}
         self._verdicts = _PixelVerdicts(pixel_threshold) if pixel and protocol == "mvtec_ad2" else None
 
     def add(
@@ -197,7 +199,7 @@ class CategoryMetrics:
             if mask is not None and self._maps is not None:
                 pair = checked_pair(mask, anomaly_map, mask_name=f"the mask of {sample.relative}", map_name="its map")
                 parts = take_apart(pair)
-            if self._spro and seen.sort is not None and defects:
+            if defects and seen.label == 1 and self._engine_of(seen.kind) in self._spro:
                 saturated = _saturated(sample, anomaly_map, defects)
             if self._verdicts is not None:
                 judged = pair or masked_map((), anomaly_map, mask_names=(), map_name=f"the map of {sample.relative}")
@@ -216,15 +218,15 @@ class CategoryMetrics:
             self._maps.take(parts, view=view, kind=seen.kind)
             for maps in self._spro.values() if seen.label == 0 else ():
                 maps.take(parts, view=view, kind=seen.kind)
-        if saturated is not None and seen.sort is not None:
-            self._spro[seen.sort].take(saturated, view=view, kind=seen.kind)
+        if saturated is not None:
+            self._spro[self._engine_of(seen.kind)].take(saturated, view=view, kind=seen.kind)
 
     def result(self) -> Measurement:
         """All metrics of the images so far; more may follow."""
         if self._views and all(view.label < 0 for view in self._views):
             return self._without_ground_truth()
         pixels = self._maps.measure(self._limits) if self._maps is not None else None
-        spro = {sort: maps.measure((SPRO_LIMIT,)) for sort, maps in self._spro.items()}
+        spro = {name: maps.measure((SPRO_LIMIT,)) for name, maps in self._spro.items()}
         metrics = merge(
             self._of_images(),
             self._of_pixels(pixels),
@@ -236,12 +238,31 @@ class CategoryMetrics:
         return Measurement(
             metrics=metrics,
             pixel_mode=self._mode,
-            bounds=_bounds(pixels, spro),
+            bounds=self._bounds(pixels, spro),
             by_defect=self._by_defect(pixels, spro),
             intervals={name: percentile_interval(values) for name, values in replicates.items()},
             replicates=replicates,
             images=self._drawn_from() if self._bootstrap else None,
         )
+
+    # -- the defects that are measured together for sPRO, by the name of their figure
+
+    def _engines_of_spro(self) -> tuple[str, ...]:
+        """All defects, or those of each sort; none by a protocol without sPRO."""
+        if not self._protocol.spro:
+            return ()
+        return tuple(f"{_SPRO}_{sort}" for sort in self._sorts) or (_SPRO,)
+
+    def _engine_of(self, kind: str) -> str:
+        """That of a kind of defect; "" for one of no sort."""
+        if not self._sorts:
+            return _SPRO
+        sort = self._sort_of(kind)
+        return "" if sort is None else f"{_SPRO}_{sort}"
+
+    def _sort_of(self, kind: str) -> str | None:
+        """Of the protocol's sorts that of a kind of defect."""
+        return sort_of(kind, self._sorts)
 
     # -- the figures of the category
 
@@ -251,7 +272,11 @@ class CategoryMetrics:
 
     def _of_sort(self, sort: str) -> NDArray[np.int64]:
         """The good views, and those with a defect of that sort."""
-        return np.array([i for i, view in enumerate(self._views) if not view.label or view.sort == sort], np.int64)
+        return np.array([i for i, v in enumerate(self._views) if not v.label or self._is_of(v, sort)], np.int64)
+
+    def _is_of(self, view: _View, sort: str) -> bool:
+        """Whether a view shows a defect of that sort."""
+        return view.label == 1 and self._sort_of(view.kind) == sort
 
     def _scored(self, which: Iterable[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The labels and the scores of these views."""
@@ -266,11 +291,21 @@ class CategoryMetrics:
         metrics, reasons, counts = dict(found.metrics), dict(found.reasons), dict(found.counts)
         own = {f"image_auroc_{sort}": self._auroc_of(sort) for sort in self._sorts}
         own["image_auroc_pooled"] = found.metrics["image_auroc"], found.reasons.get("image_auroc", "")
-        metrics["image_auroc"], why = _mean_of_sorts("image_auroc", own)
+        metrics["image_auroc"], why = self._mean_of_sorts("image_auroc", own)
         reasons |= {"image_auroc": why} | {name: reason for name, (_, reason) in own.items()}
         metrics |= {name: value for name, (value, _) in own.items()}
-        counts |= {f"{sort}_images": sum(view.sort == sort for view in self._views) for sort in self._sorts}
+        counts |= {f"{sort}_images": sum(self._is_of(view, sort) for view in self._views) for sort in self._sorts}
         return Metrics(metrics, {name: why for name, why in reasons.items() if metrics[name] is None}, counts)
+
+    def _mean_of_sorts(self, name: str, figures: Mapping[str, _Figure]) -> _Figure:
+        """The mean over the sorts of defect, each counting the same; none where one of them is none, for its reason."""
+        total = 0.0
+        for sort in self._sorts:
+            value, why = figures[f"{name}_{sort}"]
+            if value is None:
+                return None, why
+            total += value
+        return total / len(self._sorts), ""
 
     def _auroc_of(self, sort: str) -> _Figure:
         """The image AUROC of one sort of defect with all good images."""
@@ -279,10 +314,10 @@ class CategoryMetrics:
         found = ranking_metrics(*self._scored(self._of_sort(sort)))
         return found.metrics["image_auroc"], found.reasons.get("image_auroc", "")
 
-    def _lacks(self, sort: str) -> str | None:
-        """Why nothing can be said of a sort of defect; None where there are such images."""
+    def _lacks(self, sort: str | None) -> str | None:
+        """Why nothing can be said of a sort of defect, None: of all; None where there are such images."""
         kinds = sorted({view.kind for view in self._views if view.label == 1})
-        if any(view.sort == sort for view in self._views):
+        if kinds and (sort is None or any(self._is_of(view, sort) for view in self._views)):
             return None
         if not kinds:
             good = sum(view.label == 0 for view in self._views)
@@ -297,31 +332,34 @@ class CategoryMetrics:
         return undefined(pixel_metric_names(fpr_limits=self._limits), "the data set has no masks")
 
     def _of_defects(self, spro: Mapping[str, _Measured]) -> Metrics:
-        """sPRO of both sorts of defect, and its mean."""
-        if not self._sorts or not self._pixel:
+        """sPRO of all defects together, or of each sort with its mean."""
+        if not self._protocol.spro or not self._pixel:
             return Metrics({})
-        names = [_SPRO, *(f"{_SPRO}_{sort}" for sort in self._sorts)]
         if not self._has_masks or not self._saturations:
-            return undefined(names, self._why_no_spro())
-        name = aupro_name(SPRO_LIMIT)
-        found: dict[str, _Figure] = {}
-        for sort, measured in spro.items():
-            why = self._lacks(sort) or measured.metrics.reasons.get(name, "")
-            found[f"{_SPRO}_{sort}"] = None if why else measured.metrics.metrics[name], why
-        figures = {_SPRO: _mean_of_sorts(_SPRO, found), **found}
-        return Metrics(
-            {name: value for name, (value, _) in figures.items()},
-            {name: why for name, (value, why) in figures.items() if value is None},
-            {f"{sort}_defects": measured.metrics.counts["regions"] for sort, measured in spro.items()}
-            | {"defect_images_without_saturation": self._unsaturated},
-        )
+            return undefined(self._protocol.spro, self._why_no_spro())
+        figures = {name: self._spro_of_engine(name, measured) for name, measured in spro.items()}
+        if self._sorts:
+            figures = {_SPRO: self._mean_of_sorts(_SPRO, figures), **figures}
+        found = _metrics(**figures)
+        counts = {_count_of(name): measured.metrics.counts["regions"] for name, measured in spro.items()}
+        return Metrics(found.metrics, found.reasons, counts | {"defect_images_without_saturation": self._unsaturated})
+
+    def _spro_of_engine(self, name: str, measured: _Measured) -> _Figure:
+        """sPRO of defects that are measured together. name: of the figure."""
+        sort = name.removeprefix(f"{_SPRO}_") if self._sorts else None
+        why = self._lacks(sort) or measured.metrics.reasons.get(aupro_name(SPRO_LIMIT), "")
+        return None if why else measured.metrics.metrics[aupro_name(SPRO_LIMIT)], why
 
     def _of_groups(self) -> Metrics:
         if not self._in_groups():
-            return Metrics({})
+            return undefined(self._asked_of_groups(), "no image has a group")
         labels, scores = self._parts()
         known = labels >= 0
         return evaluate_groups(labels[known], scores[known], self._threshold, threshold_reason=self._threshold_reason)
+
+    def _asked_of_groups(self) -> list[str]:
+        """The metrics of parts that the protocol reports: there also where no image has a group, as None."""
+        return [name for name in GROUP_METRICS if name in self._protocol.metrics]
 
     def _in_groups(self) -> bool:
         return any(view.group is not None and view.label >= 0 for view in self._views)
@@ -341,7 +379,7 @@ class CategoryMetrics:
         names = [*IMAGE_METRICS, *THRESHOLD_METRICS]
         names += pixel_metric_names(fpr_limits=self._limits) if self._pixel else ()
         names += [name for name in self._protocol.own if self._pixel or name not in self._protocol.of_pixels]
-        names += GROUP_METRICS if any(view.group is not None for view in self._views) else ()
+        names += GROUP_METRICS if any(view.group is not None for view in self._views) else self._asked_of_groups()
         counts = {"images": 0, "normal_images": 0, "defect_images": 0}
         reason = f"the split has no ground truth ({len(self._views)} images)"
         images = self._drawn_from() if self._bootstrap else None
@@ -355,14 +393,14 @@ class CategoryMetrics:
         for view in self._views:
             if view.label == 1:
                 views.setdefault(view.kind, []).append(view)
-        kinds_of_sort = Counter(sort_of(kind) for kind in views)
+        together = Counter(self._engine_of(kind) for kind in views)
         found: dict[str, KindFigures] = {}
         for kind in sorted(views):
             figures = self._of_images_of(views[kind], good)
             if self._pixel:
                 figures |= self._aupro_of(kind, views[kind], pixels)
-                if self._sorts:
-                    alone = kinds_of_sort[sort_of(kind)] == 1
+                if self._protocol.spro:
+                    alone = together[self._engine_of(kind)] == 1
                     figures[_SPRO] = self._spro_of(kind, views[kind], spro, alone=alone)
             found[kind] = _with_reasons(figures)
         return found
@@ -392,18 +430,18 @@ class CategoryMetrics:
         return {name: pixels.area_of(kind, name, otherwise=why) for name in names}
 
     def _spro_of(self, kind: str, views: Sequence[_View], spro: Mapping[str, _Measured], *, alone: bool) -> _Figure:
-        """sPRO of one kind of defect. views: of this kind. alone: no other kind is of its sort."""
-        sort, name = sort_of(kind), aupro_name(SPRO_LIMIT)
+        """sPRO of one kind of defect. views: of this kind. alone: no other kind is measured together with it."""
+        engine, name = self._engine_of(kind), aupro_name(SPRO_LIMIT)
         if not self._has_masks or not self._saturations:
             return None, self._why_no_spro()
-        if sort is None:
-            return None, f"its name begins with neither {' nor '.join(SORTS)}"
+        if engine not in spro:
+            return None, f"its name begins with neither {' nor '.join(self._sorts)}"
         if alone:
-            found = spro[sort].metrics
+            found = spro[engine].metrics
             return found.metrics[name], found.reasons.get(name, "")
         known = [view.has_saturations for view in views]
         why = _why_no_region([view.has_map for view in views], known, "mask whose saturation is known")
-        return spro[sort].area_of(kind, name, otherwise=why)
+        return spro[engine].area_of(kind, name, otherwise=why)
 
     def _why_no_spro(self) -> str:
         """Why no defect has an sPRO, where either is missing."""
@@ -441,7 +479,7 @@ class CategoryMetrics:
         if self._sorts:
             for part, view in reversed(list(zip(unit.tolist(), self._views, strict=True))):
                 if view.label == 1:
-                    strata[part] = view.sort or "defect"
+                    strata[part] = self._sort_of(view.kind) or "defect"
         return strata
 
     def _resampled(self, units: NDArray[np.int64], unit: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -453,10 +491,10 @@ class CategoryMetrics:
         found = self._images_resampled(weights)
         if self._maps is not None:
             found |= self._maps.resample(weights, self._limits)
-        for sort, maps in self._spro.items():
-            found[f"{_SPRO}_{sort}"] = maps.resample(weights, (SPRO_LIMIT,))[aupro_name(SPRO_LIMIT)]
-        if self._spro:
-            found[_SPRO] = _mean([found[f"{_SPRO}_{sort}"] for sort in self._sorts])
+        for name, maps in self._spro.items():
+            found[name] = maps.resample(weights, (SPRO_LIMIT,))[aupro_name(SPRO_LIMIT)]
+        if self._spro:  # of one engine the mean is its own
+            found[_SPRO] = _mean([found[name] for name in self._spro])
         if self._verdicts is not None:
             found |= self._verdicts.resample(weights)
         if self._in_groups():
@@ -488,14 +526,30 @@ class CategoryMetrics:
             found |= {name: rates[name] for name in ("miss_rate", "false_alarm_rate")}
         return {f"group_{name.removeprefix('image_')}": values for name, values in found.items()}
 
+    # -- how far off they may be
+
+    def _bounds(self, pixels: _Measured | None, spro: Mapping[str, _Measured]) -> dict[str, float]:
+        """The bounds of all pixel metrics; that of a mean is the mean of the bounds, as errors may have one sign."""
+        found = dict(pixels.bounds) if pixels is not None else {}
+        name = aupro_name(SPRO_LIMIT)
+        of_spro = {engine: measured.bounds[name] for engine, measured in spro.items() if name in measured.bounds}
+        if of_spro and len(of_spro) == len(spro):
+            found[_SPRO] = sum(of_spro.values()) / len(spro)
+        return found | of_spro
+
 
 #: A metric and why it is none; the reason of a number counts for nothing.
 _Figure = tuple[float | int | None, str]
 
 
-def sort_of(kind: str) -> str | None:
-    """Whether a kind of defect is logical or structural, by the beginning of its name; None: neither."""
-    return next((sort for sort in SORTS if kind.startswith(sort)), None)
+def sort_of(kind: str, sorts: Sequence[str]) -> str | None:
+    """Which of some sorts a kind of defect is of, by the beginning of its name; None: of none."""
+    return next((sort for sort in sorts if kind.startswith(sort)), None)
+
+
+def _count_of(name: str) -> str:
+    """What the number of defects is called that a figure of sPRO rests on."""
+    return f"{name.removeprefix(f'{_SPRO}_')}_defects" if name != _SPRO else "spro_defects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,11 +564,6 @@ class _View:
     has_map: bool
     has_mask: bool
     has_saturations: bool
-
-    @property
-    def sort(self) -> str | None:
-        """Of its defect, logical or structural; None for another, a good or an unknown image."""
-        return sort_of(self.kind) if self.label == 1 else None
 
 
 def _saturated(sample: Sample, anomaly_map: Map, defects: Sequence[tuple[DefectConfig, Mask]]) -> Parts:
@@ -712,27 +761,5 @@ def _why_no_region(maps: Sequence[bool], masks: Sequence[bool], mask: str) -> st
     return "no defect pixel of its masks was looked at"
 
 
-def _mean_of_sorts(name: str, figures: Mapping[str, _Figure]) -> _Figure:
-    """The mean over logical and structural defects, each counting the same; none where one of them is none, for its
-    reason."""
-    total = 0.0
-    for sort in SORTS:
-        value, why = figures[f"{name}_{sort}"]
-        if value is None:
-            return None, why
-        total += value
-    return total / len(SORTS), ""
-
-
 def _mean(values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.asarray(np.mean(values, axis=0), dtype=np.float64)
-
-
-def _bounds(pixels: _Measured | None, spro: Mapping[str, _Measured]) -> dict[str, float]:
-    """The bounds of all pixel metrics; that of a mean is the mean of the bounds, as errors may have one sign."""
-    found = dict(pixels.bounds) if pixels is not None else {}
-    name = aupro_name(SPRO_LIMIT)
-    of_sorts = {f"{_SPRO}_{sort}": measured.bounds[name] for sort, measured in spro.items() if name in measured.bounds}
-    if of_sorts and len(of_sorts) == len(SORTS):
-        found[_SPRO] = sum(of_sorts.values()) / len(SORTS)
-    return found | of_sorts

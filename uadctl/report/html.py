@@ -177,7 +177,7 @@ def _render(run: Run, sections: Sequence[Section], common: Mapping[str, Mapping[
             measured=any(unit.measured is not None and unit.measured.success for unit in run.units),
             headings=[wording.heading(name) for name in columns],
             at_pixels=" and ".join(wording.heading(name) for name in ("segf1", "classf1") if name in columns),
-            of_parts=any(name.startswith("group_") for name in columns),
+            of_parts="group_miss_rate" in columns,
             reviewed=any(
                 unit.measured_with is not None and unit.measured_with.review_value is not None for unit in run.units
             ),

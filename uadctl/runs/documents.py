@@ -148,8 +148,9 @@ class Counts(Struct, kw_only=True):
     pixels_left_out: cut off by a crop.
     regions_left_out: of which no pixel is left.
     defect_images_without_mask: left out of the pixel metrics; absent without them.
-    logical_defects, structural_defects: regions that sPRO of these two sorts rests on; absent without sPRO.
-    defect_images_without_saturation: of LOCO's protocol: left out of sPRO; absent without it.
+    logical_defects, structural_defects: regions that sPRO of these two sorts rests on; absent but for LOCO's protocol.
+    spro_defects: regions that sPRO rests on where it tells no sorts apart, by AutoVI's protocol; absent else.
+    defect_images_without_saturation: left out of sPRO; absent without it.
     train_defects_left_out: defect images in the training and validation splits, never learned from. Absent before 0.4.
     logical_images, structural_images: defect images of these two sorts; absent but for LOCO's protocol.
     groups, normal_groups, defect_groups: parts seen in several images; absent where no image has a group.
@@ -170,6 +171,7 @@ class Counts(Struct, kw_only=True):
     defect_images_without_mask: Count | UnsetType = UNSET
     logical_defects: Count | UnsetType = UNSET
     structural_defects: Count | UnsetType = UNSET
+    spro_defects: Count | UnsetType = UNSET
     defect_images_without_saturation: Count | UnsetType = UNSET
     train_defects_left_out: Count | UnsetType = UNSET
     logical_images: Count | UnsetType = UNSET
@@ -203,7 +205,7 @@ class Measured(Struct, kw_only=True):
     reasons: why, for exactly the names that are null.
     pixel_mode: how the pixel metrics and AUPRO were computed; null where there are none.
     bounds: the exact value of a metric lies within its bound: of all pixel metrics in streaming mode; in exact mode of
-        none, or of sPRO alone, whose two further engines may not fit into [metrics] memory where the first one does.
+        none, or of sPRO alone, whose further engines may not fit into [metrics] memory where the first one does.
     pixel_threshold: of maps: SegF1, ClassF1 and the overlays were made with it; null where there is none. Absent before
         0.4.
     by_defect: by kind of defect: images, missed, miss_rate, and the metrics of that kind against all good images; null

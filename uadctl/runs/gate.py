@@ -47,6 +47,7 @@ _LOGICAL = (("normal_images", "normal"), ("logical_images", "logical images"))
 _STRUCTURAL = (("normal_images", "normal"), ("structural_images", "structural images"))
 _LOGICAL_DEFECTS = (("logical_defects", "logical defects"),)
 _STRUCTURAL_DEFECTS = (("structural_defects", "structural defects"),)
+_ALL_DEFECTS = ("spro_defects", "defects")  # where sPRO does not tell sorts apart
 _DEFECTS = (("defect_images", "defect images"),)
 _NORMAL = (("normal_images", "normal images"),)
 _RESTS_ON = {
@@ -596,6 +597,8 @@ def _first_line(text: str) -> str:
 def _counted(metric: str, counts: Mapping[str, int]) -> str:
     general = _PIXELS if metric.startswith(_OF_PIXELS) else _GROUPS if metric.startswith("group_") else _IMAGES
     names = _RESTS_ON.get(metric, general)
+    if metric == "spro_05" and _ALL_DEFECTS[0] in counts:
+        names = (*_IMAGES, _ALL_DEFECTS)
     *most, last = [f"{counts[name]} {said}" for name, said in names if name in counts] or [""]
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -5,6 +5,7 @@ Nothing here imports a heavy package.
 
 from __future__ import annotations
 
+from uadctl.spec.data_sets import DATASETS, PROTOCOLS, DatasetEntry, ProtocolEntry
 from uadctl.spec.grammar import (
     AugmentTable,
     CalibrationTable,
@@ -26,13 +27,9 @@ from uadctl.spec.optional import optional_import, require
 from uadctl.spec.reading import Overrides, Reading, read_spec
 from uadctl.spec.registry import (
     BACKBONES,
-    DATASETS,
     MODELS,
-    PROTOCOLS,
     BackboneEntry,
-    DatasetEntry,
     ModelEntry,
-    ProtocolEntry,
     Weights,
     list_models,
     load_target,

@@ -20,8 +20,10 @@ from uadctl.records import Step, Tiling
 from uadctl.spec.areas import parse_area, parse_intensity, parse_raw
 from uadctl.spec.camera_steps import CAMERA_STEPS, PRESETS, read_steps
 from uadctl.spec.corruptions import AUGMENTATIONS, SEVERITIES
+from uadctl.spec.data_sets import DATASETS
 from uadctl.spec.operations import Operation, read_step
-from uadctl.spec.registry import DATASETS, find_dataset, find_model, no_such_dataset, no_such_model
+from uadctl.spec.registry import find_dataset, find_model, no_such_dataset, no_such_model
+from uadctl.spec.roles import BOUND, MASK_HELP, wrong_classes, wrong_role
 from uadctl.spec.values import SIZE, bytes_in, did_you_mean, key_text, shown
 
 # Nothing that could leave a folder, end a line or reorder the text of a terminal.
@@ -261,6 +263,22 @@ def _known_placeholders(mask: str | None) -> Wrong | None:
     return None
 
 
+def _in_its_place(key: str, by_mask: bool | None, value: object) -> Wrong | None:
+    found = None if value is None else wrong_role(key, by_mask is True)
+    return None if found is None else Wrong(key, *found)
+
+
+def _masks_are_named(by_mask: bool | None, mask: object) -> Wrong | None:
+    if by_mask is not True or mask is not None:
+        return None
+    return Wrong("mask", "is missing: with by_mask, masks say which images are good", MASK_HELP)
+
+
+def _class_names(classes: object) -> Wrong | None:
+    found = wrong_classes(classes) if isinstance(classes, tuple) else None
+    return None if found is None else Wrong("classes", found)
+
+
 class FilesTable(Table, frozen=True, kw_only=True):
     """[dataset.files]: which files of the data set `folder` are which."""
 
@@ -281,11 +299,39 @@ class FilesTable(Table, frozen=True, kw_only=True):
     mask: Annotated[
         str | None,
         Meta(
-            description="Where the mask of a bad image is, relative to root: a pattern with {stem}, {name}, {parent}."
+            description="Where the mask of a bad image is (with by_mask, of every image), relative to root: a pattern "
+            "with {stem}, {name}, {parent}."
         ),
     ] = None
+    by_mask: Annotated[
+        bool | None,
+        Meta(
+            description="true: every image has a mask, which alone says whether it is good: no pixel above 0. "
+            "Then test takes the place of normal and anomaly. Absent: false."
+        ),
+    ] = None
+    good: Annotated[
+        tuple[Glob, ...] | None,
+        Meta(
+            description="With by_mask, globs of further images to learn from, known to be good: they need no mask.",
+            extra={"single": True},
+        ),
+    ] = None
+    test: Annotated[
+        tuple[Glob, ...] | None,
+        Meta(description="With by_mask, globs of the test images, good and bad.", extra={"single": True}),
+    ] = None
+    classes: Annotated[
+        Annotated[tuple[str, ...], Meta(min_length=1)] | None,
+        Meta(description="With by_mask, what the values 1, 2, 3 and so on of a mask are called: kinds of defect."),
+    ] = None
 
-    rules = (Rule(("mask",), _known_placeholders),)
+    rules = (
+        Rule(("mask",), _known_placeholders),
+        *(Rule(("by_mask", key), partial(_in_its_place, key)) for key in BOUND),
+        Rule(("by_mask", "mask"), _masks_are_named),
+        Rule(("classes",), _class_names),
+    )
 
 
 def _known_dataset(name: str) -> Wrong | None:
@@ -752,10 +798,10 @@ class MetricsTable(Table, frozen=True, kw_only=True):
         bool, Meta(description="Compare the maps with the masks, where there are masks. false: image metrics only.")
     ] = True
     protocol: Annotated[
-        Literal["mvtec_ad", "mvtec_loco", "mvtec_ad2"],
+        Literal["mvtec_ad", "mvtec_loco", "mvtec_ad2", "real_iad", "autovi", "kolektor", "mpdd", "bmad", "vad"],
         Meta(
             description="Whose benchmark is followed. mvtec_loco adds sPRO, logical and structural defects apart; "
-            "mvtec_ad2 adds SegF1 and ClassF1. Default: that of the data set's authors."
+            "mvtec_ad2 adds SegF1 and ClassF1; autovi adds sPRO. Default: that of the data set's authors."
         ),
     ] = "mvtec_ad"
     fpr_limits: Annotated[
@@ -834,7 +880,7 @@ class LimitsTable(Table, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=dict)
     spro_05: Annotated[
-        Limit, Meta(description="Area under the saturated per-region overlap; mean of logical and structural.")
+        Limit, Meta(description="Area under the saturated per-region overlap; by mvtec_loco the mean of both sorts.")
     ] = None
     spro_05_logical: Annotated[Limit, Meta(description="The same, of logical defects.")] = None
     spro_05_structural: Annotated[Limit, Meta(description="The same, of structural defects.")] = None

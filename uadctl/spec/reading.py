@@ -20,6 +20,7 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from uadctl.errors import Problem, SpecError
+from uadctl.spec.data_sets import PROTOCOLS
 from uadctl.spec.grammar import (
     LEAST_TILE,
     CalibrationTable,
@@ -36,7 +37,7 @@ from uadctl.spec.grammar import (
     name_from,
 )
 from uadctl.spec.lines import find_lines, split_assignment
-from uadctl.spec.registry import PROTOCOLS, ModelEntry, find_dataset, find_model
+from uadctl.spec.registry import ModelEntry, find_dataset, find_model
 from uadctl.spec.signature import (
     AUTO_PARAMS,
     CHECKPOINT,
@@ -982,12 +983,16 @@ def _check_computed(draft: _Draft, metrics: MetricsTable, names: Iterable[str], 
     of_pixels = {f.encode_name for f in fields_of(LimitsTable) if f.encode_name.startswith("pixel_")}
     computed = [_aupro_name(limit) for limit in metrics.fpr_limits]
     ours = PROTOCOLS[metrics.protocol]
-    of_others = {own: other.name for other in PROTOCOLS.values() for own in other.own if own not in ours.own}
+    of_others: dict[str, list[str]] = {}
+    for other in PROTOCOLS.values():
+        for own in other.own if other is not ours else ():
+            if own not in ours.own:
+                of_others.setdefault(own, []).append(other.name)
     for name in names:
         if name in of_others:
             draft.of_entry(
                 (*key, name),
-                f"{name} is not computed: it belongs to the protocol {of_others[name]}",
+                f"{name} is not computed: it belongs to the protocol {' or '.join(of_others[name])}",
                 f"[metrics] protocol = {shown(metrics.protocol)}",
             )
             continue

@@ -15,9 +15,10 @@ from typing import Any, Final
 
 from msgspec import inspect as types
 
+from uadctl.spec.data_sets import DATASETS, DatasetEntry
 from uadctl.spec.grammar import DatasetTable, ModelTable, RunSpec, RunTable, Table
 from uadctl.spec.reading import fields_of
-from uadctl.spec.registry import DATASETS, DatasetEntry, ModelEntry, all_models
+from uadctl.spec.registry import ModelEntry, all_models
 from uadctl.spec.signature import (
     AUTO_PARAMS,
     CHECKPOINT,
