@@ -13,7 +13,7 @@ import parts
 import pytest
 import tifffile
 
-from uadctl.datasets import LayoutError, by_mask
+from uadctl.datasets import LayoutError, base, by_mask
 from uadctl.datasets.by_mask import Labelled, MaskFacts, labelled_images, labelled_sample, read_masks, unreadable
 from uadctl.errors import DataError, Problem
 from uadctl.records import Size
@@ -46,7 +46,7 @@ def decoded(monkeypatch) -> list[str]:
         return real(path)
 
     monkeypatch.setattr(by_mask, "_decoded", noted)
-    monkeypatch.setattr(by_mask, "_SETTLED_NS", SETTLED)
+    monkeypatch.setattr(base, "SETTLED_NS", SETTLED)
     return seen
 
 
@@ -174,11 +174,11 @@ def test_a_file_written_a_moment_ago_is_read_again(tmp_path, monkeypatch):
     """Its time need not change with the next writing, within a tick of the file system's clock."""
     path = parts.write(tmp_path / "m.bmp", spots())
     stamp = path.stat()
-    monkeypatch.setattr(by_mask, "os", SimpleNamespace(stat=lambda found: stamp))
+    monkeypatch.setattr(base, "os", SimpleNamespace(stat=lambda found: stamp))
     assert one(path) == GOOD
     parts.write(path, spots(6))
     assert one(path) == shows(True, (6,))
-    monkeypatch.setattr(by_mask, "_SETTLED_NS", SETTLED)
+    monkeypatch.setattr(base, "SETTLED_NS", SETTLED)
     assert one(path) == shows(True, (6,))
     parts.write(path, spots())
     assert one(path) == shows(True, (6,))  # which shows that the time is what tells
@@ -354,7 +354,7 @@ def test_a_mask_of_another_size_than_its_image_is_no_evidence(tmp_path):
 
 
 def test_the_size_of_an_image_is_looked_up_once_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(by_mask, "_SETTLED_NS", SETTLED)
+    monkeypatch.setattr(base, "SETTLED_NS", SETTLED)
     image = parts.write(tmp_path / "a.png", spots())
     parts.write(tmp_path / "a_label.bmp", spots())
     misses = by_mask._image_size_once.cache_info().misses

@@ -17,7 +17,7 @@ import pytest
 import trees_class_masks as trees
 from parts import mask_sums, relatives, surface, write
 
-from uadctl.datasets import Dataset, LayoutError, by_mask, folder, list_categories, load_dataset
+from uadctl.datasets import Dataset, LayoutError, by_mask, folder, globs, list_categories, load_dataset
 from uadctl.errors import SpecError
 from uadctl.spec import FilesTable, read_spec
 
@@ -549,7 +549,7 @@ def test_a_listing_finds_what_matching_every_name_finds(tmp_path: Path) -> None:
     for _ in range(300):
         words = ["".join(chance.choices(letters, k=chance.randint(1, 4))) for _ in range(6)]
         names = sorted({"/".join(chance.choices(words, k=chance.randint(1, 4))) for _ in range(40)}, key=os.fsencode)
-        listing = folder._Listing(names)
+        listing = globs.Listing(names)
         for _ in range(30):
             pattern = []
             for _ in range(chance.randint(1, 4)):
@@ -567,7 +567,7 @@ def test_a_listing_finds_what_matching_every_name_finds(tmp_path: Path) -> None:
                         ]
                     )
                 )
-            expected = [name for name in names if folder._matches(pattern, name.split("/"))]
+            expected = [name for name in names if globs._matches(pattern, name.split("/"))]
             assert listing.matching(pattern) == expected, (pattern, names)
             some += bool(expected) and pattern != ["**"]
     assert some > 900
@@ -588,8 +588,8 @@ def test_looking_masks_up_takes_a_few_comparisons_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     asked = []
-    real = folder._matches
-    monkeypatch.setattr(folder, "_matches", lambda *words: asked.append(words) or real(*words))
+    real = globs._matches
+    monkeypatch.setattr(globs, "_matches", lambda *words: asked.append(words) or real(*words))
     stems = [f"{n:04} [{n}]" for n in range(400)]
     names = [pattern.format(parent="good", stem=name).replace("**", "deep").replace("*", "t") for name in stems]
     names = [name if name.endswith(".png") else f"{name}/0.png" for name in names]
@@ -597,7 +597,7 @@ def test_looking_masks_up_takes_a_few_comparisons_an_image(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = folder._Found(root=str(tmp_path), category="c")
-    listings: dict[str, folder._Listing] = {}
+    listings: dict[str, globs.Listing] = {}
     for name, expected in zip(stems, names, strict=True):
         masks, _ = folder._masks_of(found, f"images/good/{name}.jpg", pattern, listings)
         assert masks == [f"{tmp_path}/{expected}"]

@@ -17,6 +17,7 @@ from uadctl.datasets import (
     Dataset,
     LayoutError,
     NoLayout,
+    base,
     list_categories,
     load_dataset,
     load_mask,
@@ -693,7 +694,7 @@ def test_a_manifest_that_stays_is_read_once(tmp_path, monkeypatch):
     content, reads = manifest._content, []
     monkeypatch.setattr(manifest, "_content", lambda file: reads.append(file) or content(file))
     for settled, expected in ((10**18, 3), (-(10**18), 4)):
-        monkeypatch.setattr(manifest, "_SETTLED_NS", settled)
+        monkeypatch.setattr(base, "SETTLED_NS", settled)
         for _ in range(3):
             assert names(load_dataset("manifest", root, category="m")) == ["a"]
         assert len(reads) == expected

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from uadctl.errors import DataError, Problem
 from uadctl.imaging.listing import files_in, is_folder, joined, relative_images, subfolders
 from uadctl.records import DefectConfig, Sample, Size
 from uadctl.spec.values import nearest
+from uadctl.untrusted import MAX_DOCUMENT_BYTES, Hostile, parse_json, read_bounded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +28,9 @@ OTHER_LAYOUT = "For another layout, use the data set `folder`, with [dataset.fil
 
 UNKNOWN = "unknown"
 """What the defect of an image is called of which it is not known whether it has one."""
+
+SETTLED_NS = 2_000_000_000
+"""A file changed less long ago might be changed again and still bear the same time: a tick is up to 2 s (FAT)."""
 
 LIKE_GOOD = ("good", "normal", "ok")
 """What no kind of defect is called, in any case: images called so are hardly meant to be anomalous."""
@@ -235,6 +241,28 @@ def _digest(path: str) -> bytes:
             return hashlib.file_digest(stream, "sha256").digest()
     except OSError:
         return os.fsencode(path)
+
+
+def settled_stamp(path: str) -> tuple[int, ...] | None:
+    """What is another as soon as a file's content is; None for one that was changed just now. Raises as `os.stat`."""
+    facts = os.stat(path)  # noqa: PTH116 - as the user typed it
+    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < SETTLED_NS:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+def read_document(path: str, *, most: int = MAX_DOCUMENT_BYTES, help: str) -> Any:
+    """What a JSON file holds. Raises DataError, with this help, for what cannot be read, is larger or is no JSON."""
+    try:
+        return parse_json(read_bounded(path, most=most))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: is not JSON ({error.msg})", help=help) from error
+    except Hostile as error:
+        raise DataError(f"{path}: {error}", help=help) from error
+    except ValueError as error:  # not UTF-8, or not strict
+        raise DataError(f"{path}: is not JSON ({error})", help=help) from error
 
 
 def stem(name: str) -> str:

@@ -8,14 +8,13 @@ with an ending, `labelled_images` brings the two together.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from uadctl.datasets.base import LayoutError, capped, stem
+from uadctl.datasets.base import LayoutError, capped, settled_stamp, stem
 from uadctl.datasets.sorted_folders import GOOD
 from uadctl.errors import DataError, Problem, with_help
 from uadctl.imaging.listing import joined, relative_images, subfolders
@@ -36,9 +35,6 @@ UNFIT = "A mask must have the size of its image, as displayed."
 # More masks than the largest of these sets has; a few hundred bytes each.
 _KEPT = 100_000
 _THREADS = 8
-# A file that was written a moment ago may change once more within one tick of the file system's clock, to the same
-# length: its time would not tell (as Git's "racy" entries). Ticks are at most two seconds (FAT).
-_SETTLED_NS = 2_000_000_000
 # Black masks of one size are one file, many times over: of 2,979 in KolektorSDD2 a fifth differ. Decoding takes longer
 # than comparing so few bytes.
 _SHORT = 1 << 13
@@ -82,10 +78,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
     from uadctl.imaging.files import file_named
 
     with file_named(path):
-        facts = os.stat(path)  # noqa: PTH116 - as listed
-    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < _SETTLED_NS:
-        return None
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+        return settled_stamp(path)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -16,12 +16,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from uadctl.datasets.base import MaskFolder, right_case
+from uadctl.datasets.base import MaskFolder, read_document, right_case
 from uadctl.datasets.sorted_folders import FindMasks, Truth
 from uadctl.errors import DataError, with_help
 from uadctl.imaging.listing import files_in, joined
 from uadctl.records import DefectConfig, Sample
-from uadctl.untrusted import MAX_SPEC_BYTES, Hostile, parse_json, read_bounded
+from uadctl.untrusted import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,16 +109,7 @@ def read_defects(home: str) -> tuple[DefectConfig, ...] | None:
 
 
 def _read_list(path: str) -> list[Any]:
-    try:
-        entries = parse_json(read_bounded(path, most=MAX_SPEC_BYTES))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: is not JSON ({error.msg})", help=_CONFIG_HOLDS) from error
-    except Hostile as error:
-        raise DataError(f"{path}: {error}", help=_CONFIG_HOLDS) from error
-    except ValueError as error:  # not UTF-8, or not strict
-        raise DataError(f"{path}: is not JSON ({error})", help=_CONFIG_HOLDS) from error
+    entries = read_document(path, most=MAX_SPEC_BYTES, help=_CONFIG_HOLDS)
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of defects, found {_shown(entries)}", help=_CONFIG_HOLDS)
     return entries

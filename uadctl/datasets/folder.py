@@ -31,15 +31,11 @@ one that shows a defect, the image is left out.
 from __future__ import annotations
 
 import os
-import re
 import string
-import sys
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from glob import escape, has_magic
+from glob import escape
 from pathlib import PurePath
 
 from uadctl.datasets.base import (
@@ -60,9 +56,10 @@ from uadctl.datasets.base import (
     without_suffix,
 )
 from uadctl.datasets.by_mask import MaskFacts, read_masks, unfit, unreadable
+from uadctl.datasets.globs import Listing, expand, parts_of, split_glob
 from uadctl.datasets.sorted_folders import all_categories, find_category
 from uadctl.errors import DataError, Problem, with_help
-from uadctl.imaging.listing import is_folder, is_image_name, joined, relative_images, subfolders
+from uadctl.imaging.listing import is_folder, joined, relative_images, subfolders
 from uadctl.records import Sample, Split
 from uadctl.spec.roles import BOUND, FOLDER_ROLES, MASK_HELP, MASK_ROLES, wrong_classes, wrong_role
 
@@ -316,7 +313,7 @@ def _by_globs(found: _Found, files: object) -> None:
         found.problem("[dataset.files] mask is missing: with by_mask, masks say which images are good", MASK_HELP)
     if not roles["train"] and not roles.get("good"):
         found.problem("[dataset.files] train is missing", "It names the good images to learn from.")
-    listings: dict[str, _Listing] = {}
+    listings: dict[str, Listing] = {}
     if by_mask:
         _by_masks(found, roles, mask, classes, listings)
     else:
@@ -361,7 +358,7 @@ def _classes(found: _Found, files: object) -> tuple[str, ...]:
 
 
 def _by_roles(
-    found: _Found, roles: Mapping[str, tuple[str, ...]], mask: str | None, listings: dict[str, _Listing]
+    found: _Found, roles: Mapping[str, tuple[str, ...]], mask: str | None, listings: dict[str, Listing]
 ) -> None:
     """The globs say which images are good."""
     for role in ("train", "validation", "normal"):
@@ -397,9 +394,9 @@ def _by_roles(
         found.problem("[dataset.files] train matches no image")
 
 
-def _masks_of(found: _Found, path: str, pattern: str, listings: dict[str, _Listing]) -> tuple[list[str], str | None]:
+def _masks_of(found: _Found, path: str, pattern: str, listings: dict[str, Listing]) -> tuple[list[str], str | None]:
     """The files that the mask pattern matches for an image; where there is none, the path that was looked for."""
-    masks = _expand(found.root, _filled(pattern, path), listings)
+    masks = expand(found.root, _filled(pattern, path), listings)
     if masks:
         return masks, None
     name, parent = PurePath(path).name, PurePath(path).parent.name
@@ -417,7 +414,7 @@ def _in_other_case(found: _Found, pattern: str, paths: Iterable[str]) -> set[str
     wrong: dict[str, tuple[str, str] | None] = {}
     concerned = set()
     for path in paths:
-        base, _ = _split(found.root, _filled(pattern, path).rpartition("/")[0])
+        base, _ = split_glob(found.root, _filled(pattern, path).rpartition("/")[0])
         if base not in wrong:
             wrong[base] = _misnamed(found.root, _filled(pattern, path).rpartition("/")[0])
         if wrong[base] is not None:
@@ -430,7 +427,7 @@ def _in_other_case(found: _Found, pattern: str, paths: Iterable[str]) -> set[str
 
 def _misnamed(root: str, glob: str) -> tuple[str, str] | None:
     """The folder at the start of a glob that is there in another case only, and the name it should have."""
-    names, _ = _parts_of(glob)
+    names, _ = parts_of(glob)
     return misnamed(os.path.join(root, PurePath(glob).anchor), "/".join(names)) if names else None  # noqa: PTH118
 
 
@@ -442,7 +439,7 @@ def _by_masks(
     roles: Mapping[str, tuple[str, ...]],
     pattern: str | None,
     classes: tuple[str, ...],
-    listings: dict[str, _Listing],
+    listings: dict[str, Listing],
 ) -> None:
     """The masks say which images are good, and of those of the role good, which need none, which are not."""
     known = _expand_all(found, "good", roles["good"], listings)
@@ -626,11 +623,11 @@ def _mask_pattern(found: _Found, pattern: object) -> str | None:
     return pattern
 
 
-def _expand_all(found: _Found, role: str, globs: tuple[str, ...], listings: dict[str, _Listing]) -> list[str]:
+def _expand_all(found: _Found, role: str, globs: tuple[str, ...], listings: dict[str, Listing]) -> list[str]:
     """The images that the globs of one role match, each once, in the order of their bytes."""
     paths: dict[str, None] = {}
     for glob in globs:
-        matched = _expand(found.root, glob, listings)
+        matched = expand(found.root, glob, listings)
         if not matched:
             other = _misnamed(found.root, glob)
             found.problem(
@@ -640,125 +637,6 @@ def _expand_all(found: _Found, role: str, globs: tuple[str, ...], listings: dict
             )
         paths.update(dict.fromkeys(matched))
     return sorted(paths, key=os.fsencode)
-
-
-class _Listing:
-    """The image files below a folder, for many globs that each match few of them.
-
-    A part of a glob that is a known number of parts from the start or the end of a name, and that starts or ends
-    without magic, is looked up among the sorted parts there: of the names that are left, each is matched as a whole.
-    Whatever masks are called after their images, all of them are found in about the time of one sort.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._parts = [name.split("/") for name in names]
-        self._sorted: dict[tuple[int, bool], tuple[list[str], list[int]]] = {}
-
-    def matching(self, pattern: list[str]) -> list[str]:
-        """The names that all parts of a pattern match, in their order."""
-        return [self._names[n] for n in self._candidates(pattern) if _matches(pattern, self._parts[n])]
-
-    def _candidates(self, pattern: list[str]) -> Iterable[int]:
-        best: tuple[int, list[int], int, int] | None = None
-        for place in _known_places(pattern):
-            start, end, whole = _literal(pattern[place])
-            for text, backwards in ((start, False), (end[::-1], True)):
-                if text:
-                    words, numbers = self._at(place, backwards)
-                    first = bisect_left(words, text)
-                    last = bisect_right(words, text if whole else text + _LAST, first)
-                    if best is None or last - first < best[0]:
-                        best = (last - first, numbers, first, last)
-        return range(len(self._names)) if best is None else sorted(best[1][best[2] : best[3]])
-
-    def _at(self, place: int, backwards: bool) -> tuple[list[str], list[int]]:
-        """The parts at one place of all names that have it, sorted, and the numbers of these names."""
-        if (place, backwards) not in self._sorted:
-            step = -1 if backwards else 1
-            deep = place + 1 if place >= 0 else -place
-            pairs = sorted((parts[place][::step], n) for n, parts in enumerate(self._parts) if len(parts) >= deep)
-            self._sorted[place, backwards] = [word for word, _ in pairs], [n for _, n in pairs]
-        return self._sorted[place, backwards]
-
-
-def _known_places(pattern: list[str]) -> list[int]:
-    """The parts of a pattern of which it is known which part of a name they match: counted from its end if below 0."""
-    if "**" not in pattern:
-        return list(range(len(pattern)))
-    before = pattern.index("**")
-    after = pattern[::-1].index("**")
-    return [*range(before), *range(-after, 0)]
-
-
-_MAGIC = re.compile(r"[*?[]")
-_MARKS = re.compile(r"[\0\1\2]")
-_LAST = chr(sys.maxunicode) * 256  # comes after whatever a name may go on with: none is so long
-
-
-def _literal(part: str) -> tuple[str, str, bool]:
-    """What all names begin and end with that a part of a glob matches, as far as that is plain; whether it is all."""
-    if _MARKS.search(part):
-        return "", "", False
-    texts = _MAGIC.split(_marked(part))
-    brackets = any("[" in text for text in _MAGIC.findall(_marked(part)))
-    return _unmarked(texts[0]), "" if brackets else _unmarked(texts[-1]), len(texts) == 1
-
-
-def _parts_of(glob: str) -> tuple[list[str], list[str]]:
-    """The names that a glob starts with, and its other parts, from the first on that has magic."""
-    parts = [part for part in glob.replace(os.sep, "/").split("/") if part not in ("", ".")]
-    fixed = 0
-    while fixed < len(parts) and _plain_name(parts[fixed]) is not None:
-        fixed += 1
-    return [_plain_name(part) or part for part in parts[:fixed]], parts[fixed:]
-
-
-def _split(root: str, glob: str) -> tuple[str, list[str]]:
-    """The path that a glob starts with, and its other parts."""
-    names, pattern = _parts_of(glob)
-    return os.path.join(root, PurePath(glob).anchor, *names), pattern  # noqa: PTH118 - Path would rewrite what was typed
-
-
-def _expand(root: str, glob: str, listings: dict[str, _Listing]) -> list[str]:
-    """The image files that one glob matches, sorted. `listings` keeps what was listed for the next glob."""
-    base, pattern = _split(root, glob)
-    if not pattern:
-        if not is_folder(base):
-            exists = os.path.lexists(base) and is_image_name(os.path.basename(base))  # noqa: PTH119 - as typed
-            return [base] if exists else []
-        pattern = ["**"]
-    if not is_folder(base):
-        return []
-    if base not in listings:
-        listings[base] = _Listing(relative_images(base))
-    return [joined(base, name) for name in listings[base].matching(pattern)]
-
-
-def _plain_name(part: str) -> str | None:
-    """What a part of a glob names, if it can name one thing only: no magic, or magic that `glob.escape` has escaped."""
-    marked = _marked(part)
-    return None if has_magic(marked) else _unmarked(marked)
-
-
-def _marked(part: str) -> str:
-    """A part of a glob in which what `glob.escape` has escaped is no magic any more."""
-    return part.replace("[[]", "\0").replace("[*]", "\1").replace("[?]", "\2")
-
-
-def _unmarked(marked: str) -> str:
-    return marked.replace("\0", "[").replace("\1", "*").replace("\2", "?")
-
-
-def _matches(pattern: list[str], names: list[str]) -> bool:
-    if not pattern:
-        return not names
-    if pattern[0] == "**":
-        rest = pattern[1:]
-        if not rest:
-            return bool(names)
-        return any(_matches(rest, names[start:]) for start in range(len(names)))
-    return bool(names) and fnmatchcase(names[0], pattern[0]) and _matches(pattern[1:], names[1:])
 
 
 # --- what holds for both

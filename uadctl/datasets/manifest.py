@@ -28,7 +28,6 @@ import io
 import json
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -36,7 +35,17 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol, get_args
 
 from uadctl.atomic import write_bytes
-from uadctl.datasets.base import LIKE_GOOD, Dataset, LayoutError, NoLayout, Where, check_category, holds, relative_name
+from uadctl.datasets.base import (
+    LIKE_GOOD,
+    Dataset,
+    LayoutError,
+    NoLayout,
+    Where,
+    check_category,
+    holds,
+    relative_name,
+    settled_stamp,
+)
 from uadctl.errors import DataError, Problem, SpecError
 from uadctl.imaging.listing import files_in, is_folder, joined
 from uadctl.records import Sample, Split
@@ -75,9 +84,6 @@ _LONG_LINE = 100_000
 
 # A path longer than this is cut in messages; those of real files are said whole.
 _LONGEST_TOLD = 300
-# A file that was changed less long ago might be changed again and still bear the same time, for clocks of file systems
-# tick; its text is then compared.
-_SETTLED_NS = 2_000_000_000
 
 _NEEDS_LABEL = (
     'Write its label: 0 if it is normal, 1 if it is anomalous. A normal image has the defect "good", or none.'
@@ -282,12 +288,9 @@ def _read(root: str) -> _Manifest:
 def _stamp(file: str) -> tuple[int, ...] | None:
     """What is another as soon as a file's content is; None for one that was changed just now, or cannot be found."""
     try:
-        facts = os.stat(file)  # noqa: PTH116 - as the user typed it
+        return settled_stamp(file)
     except (OSError, ValueError):  # reading it says why
         return None
-    if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < _SETTLED_NS:
-        return None
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _content(file: str) -> bytes:

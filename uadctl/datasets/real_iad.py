@@ -23,7 +23,6 @@ Sources: https://github.com/Tencent/AnomalyDetection_Real-IAD (folders, splits, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +45,7 @@ from uadctl.datasets.base import (
     misnamed,
     missing_folder,
     own_name,
+    read_document,
     rename,
     without_suffix,
 )
@@ -54,7 +54,6 @@ from uadctl.imaging.listing import files_in, is_folder, is_image_name, joined, r
 from uadctl.records import Sample, Split
 from uadctl.spec.grammar import is_name
 from uadctl.spec.values import shown
-from uadctl.untrusted import Hostile, parse_json, read_bounded
 
 SPLITS = ("multi_view", "single_view")
 """The first is the default."""
@@ -272,7 +271,7 @@ class _Reading:
 
     def read(self) -> None:
         """Take in the whole file. Raises LayoutError with all problems, DataError where it cannot be read as JSON."""
-        value = _parsed(self.document)
+        value = read_document(self.document, help=_AS_PUBLISHED)
         if not isinstance(value, dict):
             raise LayoutError([Problem(f"{self.document}: expected an object, found {shown(value)}", _AS_PUBLISHED)])
         normal = self._normal_class(value)
@@ -441,19 +440,6 @@ class _Reading:
         if self.owners.setdefault(mask, image) != image:
             self._wrong(place, f"{image} and {self.owners[mask]} share one mask, {mask}")
         return mask, None
-
-
-def _parsed(path: str) -> Any:
-    try:
-        return parse_json(read_bounded(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: is not JSON ({error.msg})", help=_AS_PUBLISHED) from error
-    except Hostile as error:
-        raise DataError(f"{path}: {error}", help=_AS_PUBLISHED) from error
-    except ValueError as error:  # not UTF-8, or not strict
-        raise DataError(f"{path}: is not JSON ({error})", help=_AS_PUBLISHED) from error
 
 
 class _Files:
