@@ -23,11 +23,12 @@ LAYERS = (
     ("models",),
     ("intake", "inference", "tiling"),
     ("metrics", "thresholds"),
+    ("engines",),
     ("runs",),
     ("report",),
     ("plan",),
     ("calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"),
-    ("bench", "service"),
+    ("bench", "cells", "service"),
     ("cli",),
 )
 VERBS = {"calibrate", "check", "evaluate", "fit", "parity", "robustness", "score", "split", "submission"}

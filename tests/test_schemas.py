@@ -476,7 +476,9 @@ def test_what_runs_write_is_valid_and_every_property_is_written(all_kinds, finis
     for document in found:
         assert problems(document, schema) == []
     written = set().union(*(used(schema, document) for document in found))
-    assert properties(schema) - written == set()
+    # Runs on Ray are held against the schema in test_bench_engines.py.
+    by_ray = {f"Engine.{key}" for key in ("cpus", "gpus", "ray")} if name == "run" else set()
+    assert properties(schema) - written == by_ray
 
 
 def test_lines_of_score_are_valid_and_every_property_is_written(uadctl, finished, tmp_path):
@@ -498,9 +500,9 @@ def test_a_key_without_a_schema_would_be_seen(finished, all_kinds, name):
     schema = kept(name)
     document = next(d for run in (finished, *all_kinds) for d in documents(run, name))
     assert problems({**document, "banana": 1}, schema) != []
-    # Absent before 0.5, 0.7, 0.8 and 0.9.
+    # Absent before 0.5, 0.7, 0.8, 0.9 and 0.11.
     new = {"seeds", "sds", "sd_reasons", "tiling", "baseline", "accepted", "regressions", "models"}
-    new |= {"review", "expected", "maxima", "data", "postprocess", "checksum", "determinism"}
+    new |= {"review", "expected", "maxima", "data", "postprocess", "checksum", "determinism", "engines"}
     for key in set(document) - new:
         assert problems({k: v for k, v in document.items() if k != key}, schema) != [], key
     assert problems({**document, "schema": 2}, schema) != []

@@ -76,6 +76,10 @@ def test_every_default_is_filled_in(tmp_path: Path) -> None:
             "feature_cache": "1GB",
             "dir": str(tmp_path / "runs"),
             "engine": "local",
+            "workers": None,
+            "address": None,
+            "cpus": None,
+            "gpus": None,
         },
         "dataset": {
             "name": "demo",

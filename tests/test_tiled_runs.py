@@ -11,7 +11,7 @@ import parts
 import pytest
 import tifffile
 
-from uadctl import bench as bench_module
+from uadctl import cells as cells_module
 from uadctl import create_model, intake, load_run
 from uadctl.imaging import raster
 from uadctl.imaging.files import read_mask
@@ -393,8 +393,8 @@ def test_masks_of_images_too_large_for_memory_are_measured_as_in_memory(uadctl, 
         opened.append(raster.open_mask(paths, size=size))
         return opened[-1]
 
-    monkeypatch.setattr(bench_module, "open_mask", noted)
-    monkeypatch.setattr(bench_module, "read_mask", None)
+    monkeypatch.setattr(cells_module, "open_mask", noted)
+    monkeypatch.setattr(cells_module, "read_mask", None)
     stored = uadctl("bench", "large.toml", "--json")
     runs = [Path(ended.json["run"]) for ended in (whole, stored)]
     for name in ("metrics.json", f"{UNIT}/thresholds.json", f"{UNIT}/scores.csv", f"{UNIT}/model/model.safetensors"):

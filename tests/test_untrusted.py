@@ -414,8 +414,9 @@ def test_nothing_runs_code_that_lies_in_a_file():
     files = sorted(Path(package.__file__).parent.rglob("*.py"))
     assert len(files) > 100
     found = {(f.name, name) for f in files for name in dangerous(f.read_text(encoding="utf-8"))}
-    # The one place, behind --trust-checkpoint.
-    assert found == {("checkpoint.py", "torch.load")}
+    # Behind --trust-checkpoint; and what engines and their own workers say to each other, which lies in no file.
+    of_engines = {(name, "pickle.loads") for name in ("processes.py", "worker.py", "cluster.py")}
+    assert found == {("checkpoint.py", "torch.load")} | of_engines
 
 
 @pytest.mark.parametrize(

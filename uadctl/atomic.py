@@ -165,6 +165,16 @@ def name_folder(hidden: Path, path: Path) -> None:
         _flush(path.parent)
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a whole file or folder another name on the same file system, which nothing has. Its names are not flushed.
+
+    Raises DiskError of `target`, OSError.
+    """
+    with _naming(target):
+        source.rename(target)
+        _reached("replaced", target)
+
+
 def flush_folders(top: Path, *, within: Path | None = None) -> None:
     """Have the disk keep the names of all files below a folder, whose content is flushed already.
 

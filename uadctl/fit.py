@@ -7,24 +7,37 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from uadctl import heap
+from uadctl.engines import Engine, choose_engine
 from uadctl.errors import DataError, ImageError, SpecError
 from uadctl.imaging.camera import Camera
 from uadctl.imaging.geometry import Geometry
 from uadctl.inference import Outcome, stitched, stream, unusable, use_threads
 from uadctl.intake import Augmentation, Intake, Learned, training_images
 from uadctl.models.base import TakesFewer, TrainedElsewhere, known_by_heart, knows_places, memorised_words
-from uadctl.plan import Cell, Plan, build_detector, distinct_models, hold_out, in_groups, make_plan, parts_of
+from uadctl.plan import (
+    Cell,
+    Plan,
+    build_detector,
+    distinct_models,
+    hold_out,
+    in_groups,
+    make_plan,
+    needed_files,
+    parts_of,
+    prepare_detector,
+)
 from uadctl.progress import Progress, Relayed, Silent
 from uadctl.records import Prediction
 from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.bundle import check_place, write_bundle
-from uadctl.runs.driver import Driver
+from uadctl.runs.driver import Attempt, Driver
 from uadctl.runs.fitted import (
     Calibration,
     Fitted,
@@ -38,6 +51,7 @@ from uadctl.runs.fitted import (
     postprocess_of,
 )
 from uadctl.runs.folder import RunFolder, UnitFolder
+from uadctl.runs.sharing import Place, of_run
 from uadctl.spec.corruptions import AUGMENTATIONS
 from uadctl.spec.operations import read_step
 from uadctl.spec.registry import find_model
@@ -47,6 +61,7 @@ from uadctl.thresholds import PixelCalibration, Threshold
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from uadctl.engines import Work
     from uadctl.features.cache import FeatureCache
     from uadctl.models.base import Detector
     from uadctl.records import Sample
@@ -98,11 +113,12 @@ def fit(
     if bundle is not None:
         check_single(plan, bundle)
         check_place(bundle, spec.dataset.root)
+    engine = choose_engine(spec.run)
     for model in distinct_models(spec):
-        build_detector(spec, model, trust_checkpoint=trust_checkpoint).prepare()
+        prepare_detector(spec, model, trust_checkpoint=trust_checkpoint)
     run = RunFolder.create(spec)
     with run.locked():
-        result = _fit(plan, run, notes, progress)
+        result = _fit(plan, run, engine, notes, progress)
         if bundle is not None and not result.failed:
             write_bundle(run, bundle)
         return result
@@ -123,30 +139,59 @@ def check_single(plan: Plan, bundle: str) -> None:
     )
 
 
-def _fit(plan: Plan, run: RunFolder, notes: Sequence[str], progress: Progress) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class FitJob:
+    """Fit the cells of a plan, each by its number, into attempts at the units of a run."""
+
+    plan: Plan
+    run: str
+    place: Place
+
+    @property
+    def threads(self) -> int:
+        return self.plan.spec.run.threads
+
+    def open(self) -> Work[int, Attempt]:
+        """See `Job.open`: RunError where a worker does not find the run folder, or the data."""
+        self.place.enter()
+        run = RunFolder(Path(self.run))
+        content = functools.cache(provenance.content_hash)
+        at_once: dict[str, int] = {}
+
+        def work(number: int, progress: Progress) -> Attempt:
+            cell = self.plan.cells[number]
+            attempt = run.unit(cell.category, cell.model.label, cell.seed).attempt()
+            trained, report = fit_cell(
+                self.plan.spec, cell, progress=progress, warn=progress.warn, content=content, at_once=at_once
+            )
+            size = fitted_model.save(trained, attempt)
+            return Attempt(attempt.path.name, trained.detector.facts(), fit_timing(report, size))
+
+        return work
+
+
+def _fit(plan: Plan, run: RunFolder, engine: Engine, notes: Sequence[str], progress: Progress) -> RunResult:
     spec = plan.spec
-    driver = Driver(run, verb="fit", progress=progress, notes=notes)
+    driver = Driver(run, verb="fit", progress=progress, engine=engine, notes=notes)
     samples = {c.category: (*c.pool, *c.dataset.validation) for c in plan.cells}
     defects = {c.category: c.dataset.defects for c in plan.cells}
     camera = [path for _, path in spec.preprocess.files]
     fingerprint = functools.cache(
         lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
     )
-    content = functools.cache(provenance.content_hash)
-    cells = {run.unit(cell.category, cell.model.label, cell.seed).path: cell for cell in plan.cells}
-    timings: list[dict[str, Any]] = []
-    at_once: dict[str, int] = {}
+    units = [run.unit(cell.category, cell.model.label, cell.seed) for cell in plan.cells]
+    timings: dict[int, dict[str, Any]] = {}
 
-    def work(unit: UnitFolder) -> None:
-        cell = cells[unit.path]
-        trained, report = fit_cell(spec, cell, progress=progress, warn=driver.warn, content=content, at_once=at_once)
-        size = fitted_model.save(trained, unit)
-        driver.describe(unit, data=fingerprint(unit.category), model=trained.detector.facts())
-        timings.append({"category": unit.category, "label": unit.label, "seed": unit.seed, **fit_timing(report, size)})
+    def take(number: int, attempt: Attempt) -> None:
+        unit = units[number]
+        driver.describe(unit, data=fingerprint(unit.category), model=attempt.model)
+        timings[number] = {"category": unit.category, "label": unit.label, "seed": unit.seed, **(attempt.timing or {})}
 
     with driver.interruptible(again=shlex.join(["uadctl", "fit", str(run.path)])):
-        failed = driver.work([run.unit(c.category, c.model.label, c.seed) for c in plan.cells], work)
-        run.write("timing", {"units": timings, "peak_memory_bytes": provenance.peak_memory()})
+        job = FitJob(plan, str(run.path), of_run(run, needed_files(plan)))
+        failed = driver.work(units, job, titles=[cell.title for cell in plan.cells], take=take)
+        told = [timings[number] for number in sorted(timings)]
+        run.write("timing", {"units": told, "peak_memory_bytes": provenance.peak_memory()})
         driver.finish(failed)
     return RunResult(run, tuple(failed))
 

@@ -112,10 +112,14 @@ def stream(
     corrupt: Corrupt | None = None,
     in_memory: bool = False,
     progress: Progress | None = None,
+    block: int | None = None,
 ) -> Iterator[Scored]:
     """Score each source, in order, as many images (or tiles) at a time as the detector likes.
 
     corrupt: is done to each picture before the camera's steps.
+    block: no batch holds images from both sides of a multiple of so many sources, so that each block of them by itself
+        gives the same bits: those of a score depend on what else is in its batch. Tiles never share one with another
+        image's.
     in_memory: keeps even the maps of very large images as arrays.
     progress: shows the tiles of an image that has many.
     Where memory runs out, half as many at a time are tried, which stays so and is said once. Raises what else the
@@ -135,8 +139,9 @@ def stream(
             continue
         batch.append(item)
         waiting += item.error is None
+        ends = block is not None and (item.index + 1) % block == 0
         # Broken sources keep their place among the others, but never let a batch grow.
-        if waiting >= room.images or len(batch) >= 2 * room.images:
+        if ends or waiting >= room.images or len(batch) >= 2 * room.images:
             yield from predict(batch)
             batch, waiting = [], 0
             heap.give_back()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from uadctl.records import Sample
 from uadctl.spec import RunSpec, create_model
 from uadctl.spec.grammar import is_name
 from uadctl.spec.registry import find_dataset
-from uadctl.spec.signature import TRUST, constructor_kwargs, get_model_signature_info
+from uadctl.spec.signature import CHECKPOINT, TRUST, constructor_kwargs, get_model_signature_info
 from uadctl.spec.sweep import MOST_CELLS, count_variants, variants
 from uadctl.spec.values import nearest, shown
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from uadctl.datasets import Dataset
     from uadctl.features.cache import FeatureCache
     from uadctl.models.base import Detector
-    from uadctl.spec.grammar import DatasetTable, ModelTable
+    from uadctl.spec.grammar import DatasetTable, ModelTable, RunTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,43 @@ def build_detector(
         kwargs[TRUST] = True
     detector: Detector = create_model(model.name, **kwargs)
     return detector
+
+
+def prepare_detector(spec: RunSpec, model: ModelTable, *, trust_checkpoint: bool = False) -> Detector:
+    """`build_detector`, with everything ready that the work needs beside images.
+
+    Where a cluster does it on a device that this machine has not, its nodes find out whether they are ready. Raises
+    WeightsError, BackendMissing, SpecError.
+    """
+    detector = build_detector(spec, model, trust_checkpoint=trust_checkpoint)
+    if elsewhere(spec.run):
+        from uadctl.features.backbone import resolve_device
+
+        try:
+            resolve_device(constructor_kwargs(spec.run, model).get("device", "cpu"))
+        except SpecError:
+            return detector
+    detector.prepare()
+    return detector
+
+
+def elsewhere(table: RunTable) -> bool:
+    """Whether the work may be done by other machines than this one."""
+    return table.engine == "ray" and table.address != "local"
+
+
+def needed_files(plan: Plan) -> Iterator[str]:
+    """Files that must be there wherever cells are done: an image of each category, and those that the spec names."""
+    told = set()
+    for cell in plan.cells:
+        if cell.category not in told:
+            told.add(cell.category)
+            yield from islice((s.path for s in (*cell.pool, *cell.test) if Path(s.path).is_file()), 1)
+    yield from (path for _, path in plan.spec.preprocess.files)
+    for model in distinct_models(plan.spec):
+        checkpoint = model.params.get(CHECKPOINT)
+        if isinstance(checkpoint, str):
+            yield checkpoint
 
 
 def limited(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:

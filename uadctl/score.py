@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import msgspec
 import numpy as np
 
-from uadctl.atomic import of_disk
+from uadctl.abrupt import at_abrupt_end
+from uadctl.atomic import PART, of_disk
+from uadctl.engines import Here, Outcome, Unit, UnitLost, Work
 from uadctl.errors import DataError, RunError, SpecError
 from uadctl.imaging.files import write_png, write_png_rows
 from uadctl.imaging.listing import is_folder, list_images
 from uadctl.imaging.maps import regions
 from uadctl.imaging.raster import StoredMap, bands
 from uadctl.inference import stream, use_threads
-from uadctl.progress import Progress, Silent
+from uadctl.progress import Progress, Relayed, Silent
 from uadctl.records import Region, Size, Tiling
+from uadctl.runs.fitted import Carried
 from uadctl.runs.folder import output_stems
+from uadctl.runs.sharing import DATA, OUTPUTS, Needed, Place
 from uadctl.thresholds import Source, Verdict, p_value, verdict
 
 if TYPE_CHECKING:
+    from uadctl.engines import Engine
     from uadctl.imaging.raster import Field
     from uadctl.report.coco import CocoFile
     from uadctl.runs.fitted import Calibration, Fitted, PixelScale
@@ -38,6 +46,13 @@ _SOURCES: dict[Source, str] = {
     "training": "training images",
     "given": "images given",
 }
+
+
+# So many images make a block at least, see `block_of`, and of those cut into tiles exactly so many.
+_BLOCK = 64
+_TILED_BLOCK = 8
+# The last lines of what a lost worker has printed: enough to hold the traceback of a crash.
+_LOG_LINES = 20
 
 
 class ScoreLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +91,10 @@ class ImageSource:
 
     path: str
     stem: str
+
+
+Said: TypeAlias = tuple[ScoreLine, Size | None]
+"""Of one image: its line, and the size of its map; None where it has none."""
 
 
 def describe(calibration: Calibration) -> list[str]:
@@ -134,8 +153,10 @@ def score(
     coco: str | None = None,
     threads: int = 2,
     progress: Progress | None = None,
+    engine: Engine | None = None,
+    device: str = "auto",
 ) -> Iterator[ScoreLine]:
-    """One line for each image, in order, as soon as it is known.
+    """One line for each image, in order, as soon as it is known; through an engine, as soon as its block is.
 
     fitted: from `uadctl.load_run(RUN)`.
     images: files and folders, see `find_sources`.
@@ -144,9 +165,14 @@ def score(
         run's pixel threshold. coco: file for the regions of all images in COCO's format, see `uadctl.report.coco`;
         it appears once the last image is scored. Files that could not be scored stand in its info, as errors.
     tiling: how images are cut, if that is to be made sure of: it must be the one that the run was calibrated with.
-    Raises DataError for a folder without images, RunError if masks or coco are asked of a run without a pixel
-    threshold, SpecError for another tiling, whose scores the threshold says nothing of, and if maps or masks would be
-    written over the images, or into a folder that is scored.
+    engine: where images are judged; None: in this process. The lines, maps and masks are the same, bit by bit, wherever
+        processors compute alike. Its workers find images, maps and masks by the same paths as this process does. Those
+        of a block whose worker was lost, again and again, are errors.
+    device: of an engine's workers; "auto" is what each of them has.
+    Raises what the engine raises; DataError for a folder without images, RunError if masks or coco are asked of a run
+    without a pixel threshold, and if an engine's workers do not find these paths; SpecError for another tiling, whose
+    scores the threshold says nothing of, and if maps or masks would be written over the images, or into a folder that
+    is scored.
     """
     progress = progress or Silent()
     sources = find_sources(images)
@@ -154,9 +180,15 @@ def score(
     check_options(fitted, masks=masks, coco=coco, tiling=tiling)
     _keep_inputs(images, sources, {"maps": (maps, ".tiff"), "masks": (masks, ".png")})
     with progress.task("score", len(sources)) as task, _annotating(coco, pixel) as annotations:
-        for line, size in judged(
-            fitted, sources, threshold=threshold, maps=maps, masks=masks, threads=threads, progress=progress
-        ):
+        found: Iterator[Said]
+        if engine is None or isinstance(engine, Here):
+            found = judged(
+                fitted, sources, threshold=threshold, maps=maps, masks=masks, threads=threads, progress=progress
+            )
+        else:
+            job = _Judging(Carried.of(fitted), device, threads, threshold, maps, masks, Place.of(()))
+            found = _through(engine, fitted, job, sources, images, progress)
+        for line, size in found:
             if annotations is not None:
                 _annotate(annotations, line, size)
             yield line
@@ -174,6 +206,21 @@ def check_options(
         raise RunError(f"{option} needs a pixel threshold, and this run has none", help="Its thresholds.json says why.")
 
 
+def block_of(fitted: Fitted) -> int:
+    """So many images are judged by themselves: no batch goes across a multiple of them, whatever judges them.
+
+    The last bits of a score depend on what else is in its batch, and with blocks that does not depend on which worker
+    judges what. Of whole batches, so that blocks cost no half-filled ones. 64 images are a second's work of a
+    processor, beside which the milliseconds of handing out a block are nothing; larger blocks would gain no more, make
+    lines wait longer, leave workers idle at the end, and lose more with a worker. An image in tiles has batches of its
+    own, and is as much work as many.
+    """
+    if fitted.calibration.tiling is not None:
+        return _TILED_BLOCK
+    batch = max(1, fitted.detector.images_per_batch)
+    return batch * math.ceil(_BLOCK / batch)
+
+
 def judged(
     fitted: Fitted,
     sources: Sequence[ImageSource],
@@ -183,7 +230,7 @@ def judged(
     masks: str | None = None,
     threads: int = 2,
     progress: Progress | None = None,
-) -> Iterator[tuple[ScoreLine, Size | None]]:
+) -> Iterator[Said]:
     """The line of each source, in order, and the size of its map; None where it has none.
 
     The arguments are those of `score`, which says what they mean and checks them. An image whose map or mask cannot be
@@ -196,7 +243,14 @@ def judged(
     normal = np.asarray(calibration.scores, dtype=np.float64)
     postprocess = fitted.intake.postprocess
     min_area = 0 if postprocess is None else postprocess.min_area
-    found = stream(fitted.detector, [s.path for s in sources], intake=fitted.intake, threads=threads, progress=progress)
+    found = stream(
+        fitted.detector,
+        [s.path for s in sources],
+        intake=fitted.intake,
+        threads=threads,
+        progress=progress,
+        block=block_of(fitted),
+    )
     for source, item in zip(sources, found, strict=True):
         if item.prediction is None:
             yield error_line(fitted, source.path, str(item.error), threshold=threshold), None
@@ -215,9 +269,8 @@ def judged(
         except OSError as error:
             if of_disk(error):
                 raise
-            if file is mask_file and map_file is not None:  # an image with an error has no map
-                with suppress(OSError):
-                    map_file.unlink(missing_ok=True)
+            if file is mask_file and map_file is not None:
+                _remove_outputs(source, maps=maps)
             reason = f"{file}: cannot be written: {error.strerror or error}"
             yield error_line(fitted, source.path, reason, threshold=threshold), None
             continue
@@ -236,6 +289,116 @@ def judged(
             ),
             None if field is None else Size(*field.shape),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """What workers do with blocks of images: `judged`."""
+
+    model: Carried
+    device: str
+    threads: int
+    threshold: float | None
+    maps: str | None
+    masks: str | None
+    place: Place
+
+    def open(self) -> Work[tuple[ImageSource, ...], list[Said]]:
+        self.place.enter()
+        fitted = self.model.rebuild(device=self.device)
+        threads, threshold, maps, masks = self.threads, self.threshold, self.maps, self.masks
+
+        # It must not hold on to `self`, whose copy of the model is needed no more.
+        def judge(block: tuple[ImageSource, ...], progress: Progress) -> list[Said]:
+            return list(
+                judged(fitted, block, threshold=threshold, maps=maps, masks=masks, threads=threads, progress=progress)
+            )
+
+        return judge
+
+
+def _through(
+    engine: Engine,
+    fitted: Fitted,
+    job: _Judging,
+    sources: Sequence[ImageSource],
+    images: Sequence[str],
+    progress: Progress,
+) -> Iterator[Said]:
+    """What `judged` says, by an engine's workers, a block at a time."""
+    size = block_of(fitted)
+    blocks = [tuple(sources[start : start + size]) for start in range(0, len(sources), size)]
+    places = dict.fromkeys(image if is_folder(image) else os.path.dirname(image) or "." for image in images)  # noqa: PTH120 - as typed
+    outputs = [folder for folder in (job.maps, job.masks) if folder is not None]
+    said: set[str] = set()
+
+    def once(message: str) -> None:
+        """Each worker finds out for itself what concerns them all."""
+        if message not in said:
+            said.add(message)
+            progress.warn(message)
+
+    with ExitStack() as stack:
+        logs = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="uadctl-score-", ignore_cleanup_errors=True))
+        )
+        stack.enter_context(at_abrupt_end(lambda: shutil.rmtree(logs, ignore_errors=True)))
+        needed = [Needed(place, DATA) for place in places if is_folder(place)]
+        needed += [
+            Needed(folder, OUTPUTS, sign=mark)
+            for folder in outputs
+            if (mark := stack.enter_context(_marked(folder))) is not None
+        ]
+        job = replace(job, place=Place.of(needed))
+        units = [
+            Unit(block, f"images {i * size + 1} to {i * size + len(block)}", logs / f"{i}.log")
+            for i, block in enumerate(blocks)
+        ]
+        found = engine.map(job, units, progress=Relayed(progress, warn=once), ordered=True)
+        # Engines give generators, and an end of theirs is that of the workers.
+        stack.enter_context(closing(cast("Generator[Outcome[list[Said]], None, None]", found)))
+        for block, unit, outcome in zip(blocks, units, found, strict=True):
+            if isinstance(outcome.error, UnitLost):
+                lost = outcome.error
+                printed = "\n".join(["", *lost.log.splitlines()[-_LOG_LINES:]]) if lost.log else ""
+                progress.warn(f"{unit.title}: {lost}{printed}")
+                for source in block:
+                    _remove_outputs(source, maps=job.maps, masks=job.masks)
+                    yield error_line(fitted, source.path, f"was not judged: {lost}", threshold=job.threshold), None
+            elif outcome.error is not None:
+                raise outcome.error
+            else:
+                yield from outcome.result or ()
+
+
+def _remove_outputs(source: ImageSource, *, maps: str | None = None, masks: str | None = None) -> None:
+    """An image with an error has no map, and no mask: not even one that was written before the error came."""
+    for folder, suffix in ((maps, ".tiff"), (masks, ".png")):
+        if folder is not None:
+            with suppress(OSError):
+                Path(folder, f"{source.stem}{suffix}").unlink(missing_ok=True)
+
+
+@contextmanager
+def _marked(folder: str) -> Iterator[str | None]:
+    """A hidden file in a folder of outputs, which is made; None where that cannot be: each image will say so."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".score.", suffix=PART, dir=folder)
+    except OSError:
+        yield None
+        return
+    os.close(handle)
+
+    def remove() -> None:
+        with suppress(OSError):
+            Path(name).unlink()
+
+    try:
+        with at_abrupt_end(remove):
+            yield name
+    finally:
+        remove()
 
 
 def error_line(fitted: Fitted, path: str, reason: str, *, threshold: float | None = None) -> ScoreLine:

@@ -70,6 +70,9 @@ def bench(
     limit_train: o.LimitTrain = None,
     limit_test: o.LimitTest = None,
     run_dir: o.RunDir = None,
+    engine: o.Engine = None,
+    address: o.Address = None,
+    workers: o.Workers = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -171,9 +174,13 @@ def bench(
         limit_train=limit_train,
         limit_test=limit_test,
         run_dir=run_dir,
+        engine=engine,
+        address=address,
+        workers=workers,
         trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
+    o.check_address(address, reading.spec.run)
     reading = _for_gate(reading, gate, resume=spec if resume and spec is not None and Path(spec).is_dir() else None)
     if submission == "":
         raise SpecError("--submission: expected the name of a folder")
@@ -218,7 +225,7 @@ def bench(
             )
         )
     screen.interrupted = "Go on where it stopped with the same command and --resume"
-    with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
+    with screen.progress(device=o.bar_device(reading.spec.run)) as progress:
         result = run_bench(
             reading.spec,
             resume=unfinished,
@@ -544,11 +551,13 @@ def print_plan(
     update_baseline: bool = False,
 ) -> None:
     """What would be run, without decoding an image. gate: a baseline, checked against the bytes of the test images."""
+    from uadctl.engines import choose_engine
     from uadctl.models.base import TrainedElsewhere
     from uadctl.plan import build_detector, distinct_models, make_plan
     from uadctl.runs.gate import check_categories
 
     plan = make_plan(spec)
+    choose_engine(spec.run)  # says what is not installed
     for m in distinct_models(spec):
         detector = build_detector(spec, m, trust_checkpoint=trust_checkpoint)
         detector.prepare(download=False)

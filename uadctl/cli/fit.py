@@ -40,6 +40,9 @@ def fit(
     seed: o.Seed = None,
     limit_train: o.LimitTrain = None,
     run_dir: o.RunDir = None,
+    engine: o.Engine = None,
+    address: o.Address = None,
+    workers: o.Workers = None,
     bundle: Annotated[
         str | None,
         typer.Option("--bundle", metavar="FILE", help="Write the model, if it is one, to a file that score takes."),
@@ -90,9 +93,13 @@ def fit(
         seed=seed,
         limit_train=limit_train,
         run_dir=run_dir,
+        engine=engine,
+        address=address,
+        workers=workers,
         trust_checkpoint=trust_checkpoint,
     )
     reading = o.read(o.spec_file(spec), overrides)
+    o.check_address(address, reading.spec.run)
     o.check_outputs(files=[("--bundle", bundle)])
     if dry_run:
         if bundle is not None:
@@ -106,7 +113,7 @@ def fit(
         return
     from uadctl.fit import fit as run_fit
 
-    with screen.progress(device=o.show_device(reading.spec.run.device)) as progress:
+    with screen.progress(device=o.bar_device(reading.spec.run)) as progress:
         result = run_fit(
             reading.spec, trust_checkpoint=trust_checkpoint, bundle=bundle, progress=progress, notes=reading.notes
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from uadctl.records import Tiling
     from uadctl.runs.fitted import Fitted
     from uadctl.runs.folder import RunFolder
+    from uadctl.spec.grammar import RunTable
 
 SpecArgument = Annotated[
     str | None,
@@ -101,6 +102,17 @@ LimitTrain = Annotated[int | None, typer.Option("--limit-train", help="At most s
 LimitTest = Annotated[int | None, typer.Option("--limit-test", help="At most so many test images a category.")]
 RunDir = Annotated[
     str | None, typer.Option("--run-dir", metavar="DIR", help="Where run folders are made. Default: runs")
+]
+Engine = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--engine", help="Where the work is done: on this machine, or by Ray. The results are the same."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:6379, ray://HOST:10001, or local."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", help="So many at a time, each with the threads of [run].")
 ]
 TileSize = Annotated[
     int | None,
@@ -221,6 +233,19 @@ def show_device(device: str) -> str:
     from uadctl.features.backbone import resolve_device
 
     return resolve_device(device)
+
+
+def bar_device(table: RunTable) -> str:
+    """As `show_device`, of the device that a spec means; of a cluster's nodes as the spec names it."""
+    from uadctl.plan import elsewhere
+
+    return table.device if elsewhere(table) else show_device(table.device)
+
+
+def check_address(address: str | None, table: RunTable) -> None:
+    """SpecError for --address where the work is not done by Ray."""
+    if address is not None and table.engine != "ray":
+        raise SpecError(f"--address {address}: has no effect without --engine ray", help="Give --engine ray as well.")
 
 
 def tiling(

@@ -21,6 +21,7 @@ from uadctl.spec.values import printable
 from uadctl.untrusted import csv_line
 
 if TYPE_CHECKING:
+    from uadctl.engines import Engine
     from uadctl.runs.fitted import Fitted
     from uadctl.score import ScoreLine
     from uadctl.service import Folder, Journal, Paths, Read
@@ -102,6 +103,9 @@ def score(
         typer.Option("--coco", metavar="FILE.json", help="Write the regions of all images for annotation tools."),
     ] = None,
     device: o.Device = None,
+    engine: o.Engine = None,
+    address: o.Address = None,
+    workers: o.Workers = None,
     run_dir: Annotated[
         str | None, typer.Option("--run-dir", metavar="DIR", help="Where a SPEC's runs are, if not where it says.")
     ] = None,
@@ -115,6 +119,10 @@ def score(
     Example: uadctl score runs/20260101T120000Z-demo-0123abcd new/ --json
 
     With --watch it goes on until it is interrupted; a line on stderr tells every minute how it goes.
+
+    With --workers N or --engine ray images are judged by several workers, each with the model: what the spec's [run]
+    says of its engine is for benches. Lines are the same, in the same order. A worker of Ray takes as many cores as the
+    run has threads, and a GPU if its device, or --device, is cuda.
 
     Exit codes: 1 if a file could not be scored, 4 with --fail-on-anomaly if one is anomalous, with --fail-on-review
     also if one is to be reviewed; 1 wins.
@@ -138,13 +146,18 @@ def score(
     fails = "--fail-on-anomaly" if fail_on_anomaly else "--fail-on-review" if fail_on_review else None
     _check_sources(images or [], watch=watch, stdin=stdin, null=null, settle=settle, journal=journal)
     _check_service(watch=watch, stdin=stdin, output=output, coco=coco, fails=fails, max_errors=max_errors)
+    _check_engine(engine, address, workers, endless="--watch" if watch is not None else "--stdin" if stdin else None)
     o.check_outputs(
         files=[("--output", output), ("--coco", coco), ("--journal", journal)],
         folders=(("--maps", maps), ("--masks", masks)),
     )
     if watch is not None:
         _check_inside(watch, ("--maps", maps), ("--masks", masks), ("--journal", journal))
-    judge = o.judge(run, category=category, label=label, seed=seed, run_dir=run_dir, device=device)
+    # The cluster may have a device that this machine, which only hands out the work, has not.
+    here = "cpu" if engine == "ray" and device is not None and not _is_here(device) else device
+    judge = o.judge(run, category=category, label=label, seed=seed, run_dir=run_dir, device=here)
+    wanted = device or judge.device
+    chosen = _engine(engine, address, workers, device=wanted, threads=judge.threads)
     import msgspec
 
     from uadctl.score import check_options, describe
@@ -168,7 +181,7 @@ def score(
     used = describe(fitted.calibration) if threshold is None else []
     broken = anomalous = reviewed = 0
     with (
-        screen.progress(device=o.show_device(judge.device)) as progress,
+        screen.progress(device=None if engine == "ray" else o.show_device(judge.device)) as progress,
         _writing(output) as file,
         contextlib.ExitStack() as opened,
     ):
@@ -183,6 +196,9 @@ def score(
                 threads=judge.threads,
                 progress=progress,
                 tiling=tiling,
+                engine=chosen,
+                # Ray shows a worker the GPUs that are its own, numbered from 0.
+                device="cuda" if engine == "ray" and wanted.startswith("cuda") else wanted,
             )
         else:
             check_options(fitted, masks=masks, tiling=tiling)
@@ -256,6 +272,58 @@ def _check_service(
         raise SpecError(f"--coco {coco}: describes a set of images that is known; it goes without {option}")
     if watch is not None and fails is not None:
         raise SpecError(f"{fails}: is an exit code for when all is scored, and --watch does not end")
+
+
+def _check_engine(engine: str | None, address: str | None, workers: int | None, *, endless: str | None) -> None:
+    """SpecError for an engine that cannot be. endless: the option by which images come one by one."""
+    given = [("--engine", engine), ("--address", address), ("--workers", workers)]
+    for option, value in given:
+        if value is not None and endless is not None:
+            raise SpecError(
+                f"{option} {value}: hands out images that are known beforehand, and with {endless} they come one by one"
+            )
+    if workers is not None and workers < 1:
+        raise SpecError(f"--workers {workers}: expected an integer >= 1")
+    if address is None:
+        return
+    if engine != "ray":
+        raise SpecError(f"--address {address}: has no effect without --engine ray", help="Give --engine ray as well.")
+    import msgspec
+
+    from uadctl.spec.grammar import Address
+
+    try:
+        msgspec.convert(address, Address)
+    except msgspec.ValidationError as error:
+        raise SpecError(
+            f'--address {address}: expected "auto", "local", "ray://HOST:PORT" or "HOST:PORT"',
+            help="auto is the cluster of this machine, or that of $RAY_ADDRESS.",
+        ) from error
+
+
+def _is_here(device: str) -> bool:
+    try:
+        o.show_device(device)
+    except SpecError:
+        return False
+    return True
+
+
+def _engine(engine: str | None, address: str | None, workers: int | None, *, device: str, threads: int) -> Engine:
+    """What --engine, --address and --workers ask for: by default the work is done in this process."""
+    from uadctl.engines import choose_engine
+    from uadctl.spec.grammar import RunTable
+
+    return choose_engine(
+        RunTable(
+            name="score",
+            engine="ray" if engine == "ray" else "local",
+            workers=workers,
+            address=address,
+            threads=threads,
+            device=device,
+        )
+    )
 
 
 def _check_inside(watch: str, *outputs: tuple[str, str | None]) -> None:

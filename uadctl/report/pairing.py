@@ -26,8 +26,8 @@ from uadctl.spec.values import shown
 Kind = Literal["newly missed", "newly found", "new false alarm", "false alarm no longer", "other"]
 KINDS: tuple[Kind, ...] = ("newly missed", "newly found", "new false alarm", "false alarm no longer", "other")
 
-# Where a run is kept and where its data lie: two machines differ in them, and no number does.
-_PLACES = ("run.dir", "dataset.root")
+# Where a run is kept, where its data lie, and what did the work: two machines differ in them, and no number does.
+_PLACES = ("run.dir", "dataset.root", "run.engine", "run.workers", "run.address", "run.cpus", "run.gpus")
 
 
 @dataclass(frozen=True, slots=True)

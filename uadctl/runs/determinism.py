@@ -12,9 +12,15 @@ from uadctl.spec.signature import constructor_kwargs
 if TYPE_CHECKING:
     from uadctl.spec import ModelTable, RunSpec
 
+# More machines are not named one by one.
+_HOSTS = 5
+
 
 def determinism(
-    spec: RunSpec, models: Mapping[str, Mapping[str, Mapping[str, Any]]], warnings: Sequence[str]
+    spec: RunSpec,
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    warnings: Sequence[str],
+    engines: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """What run.json says of it: "same_bytes", and "exceptions", a sentence each.
 
@@ -22,8 +28,15 @@ def determinism(
     seed and the number of threads, which last bits depend on.
 
     models: by label and category the facts of the detectors that were fitted. warnings: what the user was told.
+    engines: where units were worked on, as `Engine.facts`.
     """
     found = []
+    hosts = sorted({str(host) for engine in engines for host in engine.get("nodes", ())})
+    if len(hosts) > 1:
+        told = f"{', '.join(hosts[:_HOSTS])}{f' and {len(hosts) - _HOSTS} more' if len(hosts) > _HOSTS else ''}"
+        found.append(
+            f"computed on {len(hosts)} machines ({told}), whose processors may round the last bits differently"
+        )
     for label, by_category in models.items():
         model = next((m for m in spec.models if m.label == label or label.startswith(f"{m.label} ")), None)
         for facts in by_category.values():

@@ -27,7 +27,8 @@ from uadctl.spec.signature import _documented
 from uadctl.thresholds import Expected, Threshold
 
 Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
+Seconds = NotNegative
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 SeedName = Annotated[str, Meta(pattern="^[0-9]+$")]
 
@@ -90,13 +91,31 @@ class Determinism(Struct, kw_only=True):
     exceptions: list[str]
 
 
+class Engine(Struct, kw_only=True):
+    """Where units of a run were worked on.
+
+    name: as [run] engine.
+    workers: units at a time at most; on Ray the most that there were, 0 if none came to be.
+    nodes: the machines that workers ran on, by their host names.
+    cpus, gpus: of the cluster's, what each worker took. It and what follows: absent with "local".
+    ray: its version.
+    """
+
+    name: Literal["local", "ray"]
+    workers: Count
+    nodes: list[str]
+    cpus: NotNegative | UnsetType = UNSET
+    gpus: NotNegative | UnsetType = UNSET
+    ray: str | UnsetType = UNSET
+
+
 class RunDocument(Document, kw_only=True):
     """run.json: what a run was made with.
 
     status: "started" while it works or if it was killed, "interrupted" by Ctrl-C or SIGTERM, "failed" if a unit did.
     verb: the command that made it.
     name: from [run] name.
-    hash: 8 hex digits of the SHA-256 of the filled spec without run.dir and dataset.root.
+    hash: 8 hex digits of the SHA-256 of the filled spec without run.dir, dataset.root and the engine in [run].
     seed: from [run] seed, or the first of [run] seeds.
     seeds: all of them. Absent before 0.5.
     started: when it was begun, UTC.
@@ -110,6 +129,8 @@ class RunDocument(Document, kw_only=True):
     models: by label and category: the detector's own facts, such as its backbone, the origin of its weights, its
         device and the size of its memory bank. Of several seeds, those of the one that was finished last.
     failed: the units that ended in an error.
+    engines: where the units were worked on, once for when it was begun and for each time it was gone on with. Absent
+        before 0.11, and the first ones of a run that was begun before.
     determinism: what could not be made so that a repetition gives the same bytes, of the units done so far. Absent
         before 0.9.
     """
@@ -131,6 +152,7 @@ class RunDocument(Document, kw_only=True):
     data: dict[str, Fingerprint]
     models: dict[str, dict[str, dict[str, Any]]]
     failed: list[FailedUnit]
+    engines: list[Engine] | UnsetType = UNSET
     determinism: Determinism | UnsetType = UNSET
 
 

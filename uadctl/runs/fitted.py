@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ _SIGMAS = 3.0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import torch
+    from numpy.typing import NDArray
 
     from uadctl.models.base import Detector
     from uadctl.spec.grammar import CalibrationTable, PreprocessTable
@@ -337,33 +341,34 @@ def save(fitted: Fitted, unit: UnitFolder) -> int:
     file = unit.model / "model.safetensors"
     with replacing(file) as temporary:
         save_file(tensors, temporary)
-    g = fitted.geometry
-    write_bytes(
-        unit.model / "model.json",
-        seal(
-            {
-                "schema": SCHEMA,
-                "model": fitted.model,
-                "params": fitted.params,
-                "preprocess": {
-                    "size": g.size,
-                    "resize": None if g.resize is None else list(g.resize),
-                    "crop": None if g.crop is None else list(g.crop),
-                    "stride": g.stride,
-                },
-                "learned_tiles": fitted.learned_tiles,
-                "camera": _save_camera(fitted.camera, unit.model / "camera.safetensors"),
-                "postprocess": msgspec.to_builtins(fitted.postprocess),
-                "facts": facts,
-                "sha256": _sha256(file),
-            }
-        ),
-    )
+    camera = _save_camera(fitted.camera, unit.model / "camera.safetensors")
+    write_bytes(unit.model / "model.json", seal(_document(fitted, facts, camera=camera, sha256=_sha256(file))))
     unit.write("thresholds", fitted.calibration.document())
     size = sum(f.stat().st_size for f in unit.model.iterdir())
     if isinstance(fitted.detector, TrainedElsewhere):
         fitted.detector.keep(unit.model)
     return size
+
+
+def _document(fitted: Fitted, facts: dict[str, Any], *, camera: dict[str, Any], sha256: str | None) -> dict[str, Any]:
+    """What model.json says, but for its checksum. camera, sha256: of the files beside it; None where there is none."""
+    g = fitted.geometry
+    return {
+        "schema": SCHEMA,
+        "model": fitted.model,
+        "params": fitted.params,
+        "preprocess": {
+            "size": g.size,
+            "resize": None if g.resize is None else list(g.resize),
+            "crop": None if g.crop is None else list(g.crop),
+            "stride": g.stride,
+        },
+        "learned_tiles": fitted.learned_tiles,
+        "camera": camera,
+        "postprocess": msgspec.to_builtins(fitted.postprocess),
+        "facts": facts,
+        "sha256": sha256,
+    }
 
 
 def load(unit: UnitFolder, *, device: str = "auto") -> Fitted:
@@ -430,6 +435,77 @@ def rebuild(kept: Kept, *, device: str, file: str, where: str) -> Fitted:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(f"{where}: damaged: {type(error).__name__}: {error}") from error
     return Fitted(document["model"], params, detector, geometry, kept.calibration(), camera, learned_tiles, postprocess)
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A tensor as bytes: numpy, which pickles them without a copy, has no bfloat16.
+
+    dtype: torch's name. data: (n,) uint8, contiguous.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Flat:
+        """Without a copy where the tensor lies in the processor's memory."""
+        import torch
+
+        data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
+
+    def tensor(self) -> torch.Tensor:
+        """In memory of its own, which a detector may write to, aligned as torch does it.
+
+        Where arrays come from a store that processes share they can only be read; and how an array is aligned may
+        change the last bits of a product (oneMKL's documentation, "Run-to-run numerical reproducibility").
+        """
+        import torch
+
+        made = torch.empty(self.data.size, dtype=torch.uint8)
+        made.numpy()[:] = self.data
+        return made.view(getattr(torch, self.dtype)).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A fitted model as plain data, for another process or machine: what `save` writes, without files.
+
+    document, thresholds: as in model.json and thresholds.json, JSON without checksums. tensors, arrays: what the
+    detector and the camera have learned.
+    """
+
+    document: bytes
+    thresholds: bytes
+    tensors: dict[str, Flat]
+    arrays: dict[str, NDArray[Any]]
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> Carried:
+        tensors, facts = fitted.detector.state()
+        arrays, camera = fitted.camera.state()
+        # There are no files to have a checksum; that of the camera says that there are arrays.
+        said = {"facts": camera, "sha256": "" if arrays else None}
+        document = _document(fitted, facts, camera=said, sha256=None)
+        return cls(
+            json.dumps(document, allow_nan=False).encode(),
+            json.dumps(fitted.calibration.document(), allow_nan=False).encode(),
+            {name: Flat.of(tensor) for name, tensor in tensors.items()},
+            arrays,
+        )
+
+    def rebuild(self, *, device: str) -> Fitted:
+        """The model again, which gives the same bits; no file is needed. Raises what `rebuild` does."""
+        calibration = Calibration.from_document(json.loads(self.thresholds))
+        kept = Kept(
+            document=json.loads(self.document),
+            tensors=lambda sha256: {name: flat.tensor() for name, flat in self.tensors.items()},
+            arrays=lambda sha256: {name: array.copy() for name, array in self.arrays.items()},
+            calibration=lambda: calibration,
+        )
+        return rebuild(kept, device=device, file="the model's description", where="the model")
 
 
 def _save_camera(camera: Camera, file: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@
         status  metrics.json  scores.csv  thresholds.json  timing.json  maps/  overlays/  model/
         thresholds.1.json  thresholds.2.json  ...  parity.json  anomalib.json
         robustness.json  replicates.json
+        attempt-<hex>/  log.txt  (while it is worked on)
 
 Nothing inside depends on where the folder lies.
 """
@@ -19,9 +20,10 @@ import shlex
 import shutil
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -34,6 +36,7 @@ from uadctl.atomic import (
     flush_folders,
     hidden_folder,
     maker,
+    move,
     name_folder,
     remove_leftovers,
     write_bytes,
@@ -52,6 +55,14 @@ SCHEMA = 1
 
 # A process that only asks whether a folder is in use holds its lock for so long at most.
 _GLANCE_S = 0.3
+
+# How the names of folders begin that hold the results of one try at a unit.
+_ATTEMPT = "attempt-"
+# A worker that is believed dead may write into a folder while it is removed.
+_TRIES = 5
+
+# Network drives keep what they know of a folder for some seconds.
+_SHARED_S = 10.0
 
 # More units are not listed one by one where one is to be chosen.
 _LISTED = 20
@@ -98,10 +109,58 @@ class UnitFolder:
             return None
         return text if text in ("started", "done", "failed") else None  # type: ignore[return-value]
 
+    @property
+    def log(self) -> Path:
+        """What the unit's workers print; there only while it is worked on, in another process."""
+        return self.path / "log.txt"
+
     def clear(self) -> None:
         """Forget an earlier try at this unit, so that nothing of it is taken for a result of the next."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        for left in range(_TRIES, 0, -1):
+            if not self.path.exists():
+                return
+            try:
+                shutil.rmtree(self.path)
+            except OSError as error:
+                if left == 1 or error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+                time.sleep(0.05)
+
+    def attempt(self) -> UnitFolder:
+        """A place inside of this folder for the results of one try, until `adopt` makes them the unit's.
+
+        Nobody else ever gets its name. So a worker that is believed dead and goes on writes nothing into another's
+        results; and no node of a cluster can remember that a folder of that name was not there.
+        """
+        return replace(self, path=self.path / f"{_ATTEMPT}{uuid.uuid4().hex}")
+
+    def adopt(self, attempt: str) -> None:
+        """Make the results of one try those of the unit, and remove what others have left. The names are not flushed.
+
+        attempt: the name of its folder. Raises DiskError; RunError if it is not there.
+        """
+        folder = self.path / attempt
+        if not appears(folder):
+            raise RunError(
+                f"{folder}: not there, though a worker wrote its results into it",
+                help="[run] dir must lie on storage that all nodes share; see docs/scaling.md.",
+            )
+        for entry in sorted(folder.iterdir()):
+            move(entry, self.path / entry.name)
+        self.remove_attempts()
+
+    def remove_attempts(self) -> None:
+        """Remove the results of tries that came to nothing, as far as that is possible while somebody still writes."""
+        for folder in self.path.glob(f"{_ATTEMPT}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def of_unit(self, filename: str) -> str:
+        """The name that a file of an attempt is to have in the unit; of any other file its own."""
+        path = Path(filename).absolute()
+        if not path.is_relative_to(self.path.absolute()):
+            return filename
+        first, *rest = path.relative_to(self.path.absolute()).parts or ("",)
+        return str(self.path.joinpath(*rest)) if first.startswith(_ATTEMPT) else filename
 
     def set_status(self, status: Status) -> None:
         write_bytes(self.path / "status", f"{status}\n".encode("ascii"))
@@ -165,6 +224,16 @@ class UnitFolder:
     def write_error(self, text: str) -> None:
         """error.txt: the traceback of a unit that failed."""
         write_bytes(self.path / "error.txt", text.encode("utf-8", "backslashreplace"))
+
+
+def appears(path: Path) -> bool:
+    """Whether something is there, or is soon: what is new takes a while to be seen by other machines of its storage."""
+    until = time.monotonic() + _SHARED_S
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def output_stems(relatives: Sequence[str]) -> list[str]:

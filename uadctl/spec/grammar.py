@@ -51,6 +51,13 @@ Glob = Annotated[str, Meta(pattern=r"^[^\x00]+$", extra={"expected": "a glob rel
 PositiveInt = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[str, Meta(pattern=SIZE, extra={"expected": 'a size such as "500MB" or "1GB"'})]
 FprLimit = Annotated[float, Meta(gt=0.0, le=1.0)]
+Address = Annotated[
+    str,
+    Meta(
+        pattern=r"^(auto|local|ray://[^\s\x00-\x1f]+|[^\s/\x00-\x1f]+:[0-9]+)$",
+        extra={"expected": '"auto", "local", "ray://HOST:PORT" or "HOST:PORT"'},
+    ),
+]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 GridValues = Annotated[tuple[Any, ...], Meta(min_length=1, extra={"expected": "a list of values that is not empty"})]
 
@@ -234,7 +241,38 @@ class RunTable(Table, frozen=True, kw_only=True):
             "the default is relative to the working directory."
         ),
     ] = "runs"
-    engine: Annotated[Literal["local"], Meta(description="Where the units of work run.")] = "local"
+    engine: Annotated[
+        Literal["local", "ray"],
+        Meta(
+            description="Where the units of work run: on this machine, or on a Ray cluster. Changes no result, as the "
+            "next four do not."
+        ),
+    ] = "local"
+    workers: Annotated[
+        PositiveInt | None,
+        Meta(
+            description='Units at a time, each computing with `threads`. Absent: 1; with engine = "ray" as many as '
+            "the cluster has room for."
+        ),
+    ] = None
+    address: Annotated[
+        Address | None,
+        Meta(
+            description='With engine = "ray", the cluster: auto (that of this machine, or $RAY_ADDRESS), '
+            "ray://HOST:10001, HOST:6379, or local (one is started for this run). Absent: auto."
+        ),
+    ] = None
+    cpus: Annotated[
+        Annotated[float, Meta(gt=0.0)] | None,
+        Meta(description='With engine = "ray", processor cores that a worker takes. Absent: `threads`.'),
+    ] = None
+    gpus: Annotated[
+        Annotated[float, Meta(ge=0.0)] | None,
+        Meta(
+            description='With engine = "ray", GPUs that a worker takes; 0.5: two share one. Absent: 1 with a device of '
+            "CUDA, else 0."
+        ),
+    ] = None
 
     rules = (_once("seeds"),)
     instead = {"seed": ("seeds",), "seeds": ("seed",)}

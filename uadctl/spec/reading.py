@@ -79,6 +79,7 @@ class Overrides:
     checkpoint_path, pretrained: parameters of that name; pretrained reaches each model that takes it.
     seed:       takes the place of the spec's seed or seeds.
     run_dir:    parent of the run folders. Paths here are relative to the working directory.
+    engine, address, workers: of `[run]`.
     trust_checkpoint: no part of the spec, only of the notes: said where no model takes a checkpoint.
     """
 
@@ -97,6 +98,9 @@ class Overrides:
     limit_train: int | None = None
     limit_test: int | None = None
     run_dir: str | None = None
+    engine: str | None = None
+    address: str | None = None
+    workers: int | None = None
     trust_checkpoint: bool = False
 
 
@@ -408,6 +412,9 @@ def _override(draft: _Draft, overrides: Overrides) -> None:
         ("--device", f"--device {overrides.device}", ("run", "device"), overrides.device),
         ("--seed", f"--seed {overrides.seed}", ("run", "seed"), overrides.seed),
         ("--run-dir", f"--run-dir {overrides.run_dir}", ("run", "dir"), overrides.run_dir),
+        ("--engine", f"--engine {overrides.engine}", ("run", "engine"), overrides.engine),
+        ("--address", f"--address {overrides.address}", ("run", "address"), overrides.address),
+        ("--workers", f"--workers {overrides.workers}", ("run", "workers"), overrides.workers),
         ("--limit-train", f"--limit-train {overrides.limit_train}", ("dataset", "limit_train"), overrides.limit_train),
         ("--limit-test", f"--limit-test {overrides.limit_test}", ("dataset", "limit_test"), overrides.limit_test),
         ("--pixel", "--pixel" if overrides.pixel else "--no-pixel", ("metrics", "pixel"), overrides.pixel),

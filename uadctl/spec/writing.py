@@ -89,11 +89,14 @@ def _value(value: Any) -> str:
 def spec_hash(spec: RunSpec) -> str:
     """8 hex digits of the SHA-256 of what the spec says, wherever it is run.
 
-    `run.dir` and `dataset.root` are left out, so that the same run on another machine has the same hash. `[gate]` is
-    not: it changes no number, but what the run concludes from them, and gate.json is part of the run.
+    `run.dir` and `dataset.root` are left out, so that the same run on another machine has the same hash, and so is what
+    `[run]` says of the engine, whatever it is. `[gate]` is not: it changes no number, but what the run concludes from
+    them, and gate.json is part of the run.
     """
     content = to_dict(spec)
-    content["run"].pop("dir", None)
+    for key in ("dir", "workers", "address", "cpus", "gpus"):
+        content["run"].pop(key, None)
+    content["run"]["engine"] = "local"  # the only one that there was when hashes were first made
     content["dataset"].pop("root", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:8]
