@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pickle
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -158,11 +158,10 @@ def in_turns(
     *, units: int, size: int, images: int, rounds: int, dummies: int, workers: Sequence[int]
 ) -> Callable[[], dict[str, Any]]:
     """All engines in turns; see `sections` for what comes back."""
-    import ray
-
     from uadctl.bench import bench
     from uadctl.datasets import prepare_dataset
     from uadctl.engines import Here, Unit
+    from uadctl.engines.connecting import connected
     from uadctl.fit import fit
     from uadctl.progress import Silent
     from uadctl.runs.fitted import Carried
@@ -172,18 +171,10 @@ def in_turns(
 
     prepare_dataset("demo", None, progress=Silent())
     began = time.perf_counter()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=max(workers),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=200_000_000,
-        _node_ip_address="127.0.0.1",
-    )
+    stack = ExitStack()
+    stack.enter_context(connected("local", max(workers), 1.0))
     cluster_s = time.perf_counter() - began
-    folder = Path(tempfile.mkdtemp(prefix="uadctl-engines-"))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uadctl-engines-")))
     seeds = list(range(max(1, units // 2)))
     spec = read_spec(
         None,
@@ -250,7 +241,7 @@ def in_turns(
         found["bytes_line"] = len(pickle.dumps(sample)) / len(sample)
         found["bytes_path"] = statistics.mean(len(os.fsencode(line.path)) for line in sample)
         found["bytes_model"] = len(pickle.dumps(Carried.of(fitted)))
-        ray.shutdown()
+        stack.close()
         return found
 
     return work

@@ -32,7 +32,7 @@ from uadctl.score import score
 from uadctl.spec import Overrides, read_spec
 
 pytest.importorskip("ray", reason="needs ray: pip install 'uadctl[ray]'")
-from uadctl.engines import cluster as on_ray
+from uadctl.engines import connecting
 from uadctl.engines.cluster import OnRay
 
 pytestmark = [
@@ -194,7 +194,7 @@ def test_the_command_line_on_a_cluster_that_was_started_by_hand(
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     port, client = free_ports(2)
     environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    with on_ray._session_folder() as folder:
+    with connecting._session_folder() as folder:
         ray = [sys.executable, "-m", "ray.scripts.scripts"]
         start = [*ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
         start += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000"]

@@ -22,6 +22,7 @@ from uadctl.spec.grammar import RunTable
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 from uadctl.engines import cluster as on_ray
+from uadctl.engines import connecting
 from uadctl.engines.cluster import OnRay, threads_variables
 
 # The cluster's own processes are ended by ray, which leaves their pipes to the garbage collector.
@@ -58,7 +59,7 @@ def joined(cluster):
     """This process connected to the cluster, as by a caller who uses ray for other work too."""
     import ray
 
-    with on_ray._loopback():
+    with connecting._loopback():
         ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
         try:
             yield

@@ -19,6 +19,7 @@ from uadctl.spec import (
     TilingTable,
     create_model,
     read_spec,
+    spec_hash,
     variants,
 )
 from uadctl.spec.areas import parse_intensity
@@ -64,6 +65,7 @@ def test_every_spec_is_valid_and_gives_no_notes(env):
         "autovi_patchcore",
         "bmad_patchcore",
         "btad_patchcore",
+        "cluster",
         "compare_models",
         "datumaro_patchcore",
         "demo",
@@ -115,6 +117,13 @@ def test_the_sweep_is_of_three_seeds_two_shots_and_two_coresets(env):
     assert [variant.model.label for variant in variants(spec)] == [
         f"patchcore coreset_ratio={ratio},shots={shots}" for ratio in (0.01, 0.1) for shots in (2, 8)
     ]
+
+
+def test_the_cluster_s_spec_is_the_same_spec_on_this_machine(env):
+    there = read_spec(str(SPECS / "cluster.toml"), env=env).spec
+    here = read_spec(str(SPECS / "cluster.toml"), Overrides(engine="local", workers=2), env=env).spec
+    assert (there.run.engine, there.run.cpus, here.run.engine, here.run.workers) == ("ray", 2, "local", 2)
+    assert spec_hash(there) == spec_hash(here)
 
 
 def test_the_papers_spec_is_the_papers_setting(env):
