@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ import pytest
 
 from uadctl.atomic import Step, flush_folders, name_folder, replacing, watched, write_bytes, write_json
 from uadctl.cli.complete import complete_run
+from uadctl.engines import Here
 from uadctl.errors import DataError, DiskError, RunError
-from uadctl.progress import Silent
+from uadctl.progress import Progress, Silent
 from uadctl.report import save_run_report
 from uadctl.report.html import write_page
 from uadctl.report.junit import write_junit
 from uadctl.report.markdown import write_markdown
 from uadctl.report.reading import read_run
 from uadctl.report.tables import write_table
-from uadctl.runs.driver import Driver
+from uadctl.runs.driver import Attempt, Driver
 from uadctl.runs.folder import RunFolder, UnitFolder, find_runs
 from uadctl.spec import Overrides, RunSpec, read_spec
 
@@ -182,11 +184,28 @@ def test_pages_and_tables_on_a_full_disk_are_no_mistake_of_the_user(tmp_path: Pa
 # ---- run folders
 
 
+@dataclass(frozen=True)
+class Tried:
+    """Units done by a function that is given the folder of an attempt."""
+
+    units: list[UnitFolder]
+    do: Callable[[UnitFolder], object]
+    threads: int = 1
+
+    def open(self) -> Callable[[int, Progress], Attempt]:
+        def work(number: int, progress: Progress) -> Attempt:
+            attempt = self.units[number].attempt()
+            self.do(attempt)
+            return Attempt(attempt.path.name, {})
+
+        return work
+
+
 def test_a_run_folder_appears_whole_and_keeps_its_lock(tmp_path: Path) -> None:
     run = RunFolder.create(spec(tmp_path))
     assert [path.name[0] for path in (tmp_path / "runs").iterdir()] == ["."]
     with run.locked():
-        Driver(run, verb="bench", progress=Silent())
+        Driver(run, verb="bench", progress=Silent(), engine=Here())
         (seen,) = (tmp_path / "runs").iterdir()
         assert seen == run.path
         assert seen.name.endswith(run.spec.run.name + "-" + run.read("run")["hash"])
@@ -209,7 +228,7 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path, monkeypatch: py
     names = []
     for _ in range(3):
         run = RunFolder.create(spec(tmp_path))
-        Driver(run, verb="bench", progress=Silent())
+        Driver(run, verb="bench", progress=Silent(), engine=Here())
         names.append(run.path.name)
     assert names == [names[0], f"{names[0]}-2", f"{names[0]}-3"]
 
@@ -231,7 +250,7 @@ def test_a_run_that_is_being_made_is_no_completion(tmp_path: Path, monkeypatch: 
 def test_a_run_that_never_appeared_is_removed(tmp_path: Path) -> None:
     run = RunFolder.create(spec(tmp_path))
     with pytest.raises(DiskError) as caught, full_at("flushed", "run.json"), run.locked():
-        Driver(run, verb="bench", progress=Silent())
+        Driver(run, verb="bench", progress=Silent(), engine=Here())
     assert list((tmp_path / "runs").iterdir()) == []
     assert "/." not in caught.value.message
     assert caught.value.message.endswith(f"/run.json: cannot be written: {FULL}")
@@ -284,7 +303,7 @@ def test_leftovers_of_a_run_are_removed_and_nothing_else(tmp_path: Path) -> None
 
 def test_a_unit_is_done_only_when_the_disk_knows_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.create(spec(tmp_path))
-    driver = Driver(run, verb="bench", progress=Silent())
+    driver = Driver(run, verb="bench", progress=Silent(), engine=Here())
     unit = run.unit("tile", "padim", 0)
     events: list[str] = []
     flush = os.fsync
@@ -297,7 +316,12 @@ def test_a_unit_is_done_only_when_the_disk_knows_all_its_files(tmp_path: Path, m
 
     monkeypatch.setattr(os, "fsync", recorded)
     with watched(lambda step, path: events.append(f"{path.name} {step}")):
-        driver.work([unit], lambda unit: write_bytes(unit.map_path("good/0"), b"map"))
+        driver.work(
+            [unit],
+            Tried([unit], lambda unit: write_bytes(unit.map_path("good/0"), b"map")),
+            titles=["it"],
+            take=lambda number, attempt: None,
+        )
     written = max(i for i, event in enumerate(events) if event == "run.json replaced")
     is_done = max(i for i, event in enumerate(events) if event == "status made")
     places = ["units/tile/padim/0", "maps", "maps/good", "units/tile/padim", "units/tile", "units", "."]
@@ -325,7 +349,7 @@ def test_a_folder_that_cannot_be_flushed_is_left_alone(tmp_path: Path, monkeypat
 def test_a_full_disk_is_no_failure_of_a_cell(tmp_path: Path) -> None:
     run = RunFolder.create(spec(tmp_path))
     progress = Silent()
-    driver = Driver(run, verb="bench", progress=progress)
+    driver = Driver(run, verb="bench", progress=progress, engine=Here())
     units = [run.unit("tile", "padim", seed) for seed in (0, 1)]
     begun: list[int] = []
 
@@ -338,7 +362,7 @@ def test_a_full_disk_is_no_failure_of_a_cell(tmp_path: Path) -> None:
         pytest.raises(DiskError) as caught,
         driver.interruptible(again="the same again"),
     ):
-        driver.work(units, work)
+        driver.work(units, Tried(units, work), titles=["one", "two"], take=lambda number, attempt: None)
     assert (begun, progress.failures) == ([0], [])
     assert caught.value.help == "When that is mended: the same again"
     assert units[0].status == "started"
@@ -347,7 +371,7 @@ def test_a_full_disk_is_no_failure_of_a_cell(tmp_path: Path) -> None:
 
 def test_a_record_that_cannot_be_written_does_not_hide_the_first_error(tmp_path: Path) -> None:
     run = RunFolder.create(spec(tmp_path))
-    driver = Driver(run, verb="bench", progress=Silent())
+    driver = Driver(run, verb="bench", progress=Silent(), engine=Here())
     with pytest.raises(ValueError, match="^first$"), full_at("made", "run.json"), driver.interruptible(again=""):
         raise ValueError("first")
     assert run.read("run")["status"] == "started"

@@ -212,13 +212,16 @@ def test_the_command_line_on_a_cluster_that_was_started_by_hand(
             for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"):
                 runs = f"runs-{address.partition(':')[0]}"
                 command = [sys.executable, "-m", "uadctl", "bench", str(world / "spec.toml"), "-q", "--engine", "ray"]
-                done = subprocess.run(
-                    [*command, "--address", address, "--workers", "2", "--run-dir", str(world / runs)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    env=environment,
-                )
+                for _ in range(3):  # the server of Ray Client may still be starting, long after it answers
+                    done = subprocess.run(
+                        [*command, "--address", address, "--workers", "2", "--run-dir", str(world / runs)],
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                        env=environment,
+                    )
+                    if "Initialization failure from server" not in done.stderr:
+                        break
                 assert (done.returncode, done.stderr) == (0, ""), address
                 (run,) = (world / runs).iterdir()
                 assert content(RunFolder(run)) == content(here)

@@ -23,7 +23,8 @@ def test_a_spec_with_three_mistakes(uadctl, tmp_path):
     assert ended.out == ""
     assert ended.err == (
         "error: specs/screw.toml:3: [run] batch is not a key of [run]; did you mean batch_size?\n"
-        "  [run] takes: batch_size, device, dir, engine, feature_cache, name, precision, seed, seeds, threads\n"
+        "  [run] takes: address, batch_size, cpus, device, dir, engine, feature_cache, gpus, name, precision, seed, seeds, "
+        "threads, workers\n"
         'error: specs/screw.toml:9: [model] name = "patchcor": no such model; did you mean vision_patchcore? '
         "See: uadctl models list\n"
         "error: specs/screw.toml:14: [model.params] coreset_fraction is not a parameter of vision_patchcore; "
