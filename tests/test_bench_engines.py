@@ -27,13 +27,13 @@ from jsonschema import Draft202012Validator
 
 from uadctl.atomic import watched
 from uadctl.bench import bench
-from uadctl.cells import BenchJob, unit_of
+from uadctl.cells import BenchJob
 from uadctl.cli.bench import print_plan
 from uadctl.engines import Here, Outcome, Unit, UnitLost
 from uadctl.engines.carrying import Failure, Relay
 from uadctl.errors import BackendMissing, DiskError, RunError
-from uadctl.fit import fit
-from uadctl.plan import make_plan, needed_files
+from uadctl.fit import fit, unit_of
+from uadctl.plan import make_plan
 from uadctl.progress import Progress, Silent
 from uadctl.report.pairing import _settings
 from uadctl.runs import sharing
@@ -467,7 +467,7 @@ def test_results_that_the_driver_does_not_see_are_an_error(tmp_path: Path, monke
 @pytest.fixture
 def job(undisturbed: Path) -> BenchJob:
     plan = make_plan(the_spec("here"))
-    return BenchJob(plan, str(undisturbed), of_run(RunFolder(undisturbed), needed_files(plan)))
+    return BenchJob.of(plan, RunFolder(undisturbed))
 
 
 def elsewhere(job: BenchJob, **facts: Any) -> BenchJob:

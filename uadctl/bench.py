@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from uadctl.cells import BenchJob, pixels_of, unit_of
+from uadctl.cells import BenchJob, pixels_of
 from uadctl.engines import Engine, Here, choose_engine
 from uadctl.errors import DiskError, Problem, RunError, SpecError, UadctlError
-from uadctl.fit import RunResult
+from uadctl.fit import RunResult, unit_of
 from uadctl.parity import Answer, Question, compare, why_never
-from uadctl.plan import Cell, Plan, distinct_models, make_plan, needed_files, prepare_detector
+from uadctl.plan import Cell, Plan, distinct_models, make_plan, prepare_detector
 from uadctl.progress import Progress, Silent
 from uadctl.robustness import Corruption, find_corruptions, measure_robustness
 from uadctl.runs import fitted as fitted_model
@@ -45,7 +45,6 @@ from uadctl.runs.folder import RunFolder, UnitFolder
 from uadctl.runs.gate import Verdict, check_categories, compare_models
 from uadctl.runs.gate import compare as compare_with_baseline
 from uadctl.runs.gate import evaluate as evaluate_gate
-from uadctl.runs.sharing import of_run
 from uadctl.runs.summary import summarise
 from uadctl.spec import Overrides, build_model_kwargs, create_model, read_spec
 from uadctl.spec.grammar import RobustnessTable
@@ -465,7 +464,7 @@ def _bench(
             unit = units[number]
             driver.describe(unit, data=fingerprint(unit.category), model=attempt.model)
 
-        job = BenchJob(plan, str(run.path), of_run(run, needed_files(plan)))
+        job = BenchJob.of(plan, run)
         failed = driver.work(units, job, titles=[cell.title for cell in plan.cells], take=take)
         metrics = _collect(units)
         timing = {

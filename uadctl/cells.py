@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from uadctl import heap
 from uadctl.datasets.defects import load_defects
 from uadctl.errors import DataError
-from uadctl.fit import FitReport, fit_cell, fit_timing, telling
+from uadctl.fit import CellJob, FitReport, fit_cell, fit_timing, telling, unit_of
 from uadctl.imaging.files import image_size, read_mask, write_png
 from uadctl.imaging.overlay import overlay
 from uadctl.imaging.raster import defect_count, open_mask
@@ -28,8 +27,7 @@ from uadctl.runs import fitted as fitted_model
 from uadctl.runs import provenance
 from uadctl.runs.baseline import replicates_document
 from uadctl.runs.driver import Attempt
-from uadctl.runs.folder import RunFolder, UnitFolder, output_stems
-from uadctl.runs.sharing import Place
+from uadctl.runs.folder import UnitFolder, output_stems
 from uadctl.spec import PROTOCOLS
 from uadctl.thresholds import verdict
 
@@ -69,22 +67,14 @@ class _SharedFeatures:
         return self._cache
 
 
-@dataclass(frozen=True, slots=True)
-class BenchJob:
-    """Fit, score and measure the cells of a plan, each by its number, into attempts at the units of a run."""
+class BenchJob(CellJob):
+    """Fit, score and measure them."""
 
-    plan: Plan
-    run: str
-    place: Place
-
-    @property
-    def threads(self) -> int:
-        return self.plan.spec.run.threads
+    __slots__ = ()
 
     def open(self) -> Work[int, Attempt]:
-        """See `Job.open`: RunError where a worker does not find the run folder, or the data."""
-        self.place.enter()
-        run = RunFolder(Path(self.run))
+        """See `Job.open`, and `enter`."""
+        run = self.enter()
         cells = self.plan.cells
         # What is said of the data is said once, not for every model and seed.
         tells = {cell.category: number for number, cell in reversed(list(enumerate(cells)))}
@@ -108,11 +98,6 @@ class BenchJob:
             return Attempt(attempt.path.name, facts)
 
         return work
-
-
-def unit_of(run: RunFolder, cell: Cell) -> UnitFolder:
-    """The folder of a cell in a run."""
-    return run.unit(cell.category, cell.model.label, cell.seed)
 
 
 def _bench_cell(

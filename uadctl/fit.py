@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -139,28 +139,48 @@ def check_single(plan: Plan, bundle: str) -> None:
     )
 
 
+def unit_of(run: RunFolder, cell: Cell) -> UnitFolder:
+    """The folder of a cell in a run."""
+    return run.unit(cell.category, cell.model.label, cell.seed)
+
+
 @dataclass(frozen=True, slots=True)
-class FitJob:
-    """Fit the cells of a plan, each by its number, into attempts at the units of a run."""
+class CellJob:
+    """What workers do with the cells of a plan, each by its number: its results are attempts at the units of a run."""
 
     plan: Plan
     run: str
     place: Place
 
+    @classmethod
+    def of(cls, plan: Plan, run: RunFolder) -> Self:
+        """To be handed out by this process."""
+        return cls(plan, str(run.path), of_run(run, needed_files(plan)))
+
     @property
     def threads(self) -> int:
         return self.plan.spec.run.threads
 
-    def open(self) -> Work[int, Attempt]:
-        """See `Job.open`: RunError where a worker does not find the run folder, or the data."""
+    def enter(self) -> RunFolder:
+        """The run folder, in a worker. RunError where it does not find that, or the data."""
         self.place.enter()
-        run = RunFolder(Path(self.run))
+        return RunFolder(Path(self.run))
+
+
+class FitJob(CellJob):
+    """Fit them."""
+
+    __slots__ = ()
+
+    def open(self) -> Work[int, Attempt]:
+        """See `Job.open`, and `enter`."""
+        run = self.enter()
         content = functools.cache(provenance.content_hash)
         at_once: dict[str, int] = {}
 
         def work(number: int, progress: Progress) -> Attempt:
             cell = self.plan.cells[number]
-            attempt = run.unit(cell.category, cell.model.label, cell.seed).attempt()
+            attempt = unit_of(run, cell).attempt()
             trained, report = fit_cell(
                 self.plan.spec, cell, progress=progress, warn=progress.warn, content=content, at_once=at_once
             )
@@ -179,7 +199,7 @@ def _fit(plan: Plan, run: RunFolder, engine: Engine, notes: Sequence[str], progr
     fingerprint = functools.cache(
         lambda name: provenance.fingerprint(samples[name], defects=defects[name], camera=camera)
     )
-    units = [run.unit(cell.category, cell.model.label, cell.seed) for cell in plan.cells]
+    units = [unit_of(run, cell) for cell in plan.cells]
     timings: dict[int, dict[str, Any]] = {}
 
     def take(number: int, attempt: Attempt) -> None:
@@ -188,7 +208,7 @@ def _fit(plan: Plan, run: RunFolder, engine: Engine, notes: Sequence[str], progr
         timings[number] = {"category": unit.category, "label": unit.label, "seed": unit.seed, **(attempt.timing or {})}
 
     with driver.interruptible(again=shlex.join(["uadctl", "fit", str(run.path)])):
-        job = FitJob(plan, str(run.path), of_run(run, needed_files(plan)))
+        job = FitJob.of(plan, run)
         failed = driver.work(units, job, titles=[cell.title for cell in plan.cells], take=take)
         told = [timings[number] for number in sorted(timings)]
         run.write("timing", {"units": told, "peak_memory_bytes": provenance.peak_memory()})

@@ -60,6 +60,7 @@ class Driver:
         self._engine = engine
         self._engines = list((previous or {}).get("engines", []))
         self._order: dict[tuple[str, str, int], int] = {}
+        self._labels: tuple[str, ...] = ()
         self._described: dict[tuple[str, str], int] = {}
         spec = run.spec
         now = _now()
@@ -118,6 +119,7 @@ class Driver:
         if not todo:
             return []
         self._order = {(unit.category, unit.label, unit.seed): number for number, unit in enumerate(units)}
+        self._labels = tuple(dict.fromkeys(unit.label for unit in units))
         begun: set[int] = set()
 
         def begin(index: int) -> None:
@@ -215,9 +217,9 @@ class Driver:
     def _write(self, status: RunStatus) -> None:
         engines = [*self._engines, self._engine.facts()]
         # In the plan's order, not in that of their ends, which depends on who works on what.
-        labels = {label: None for _, label, _ in self._order} | dict.fromkeys(self._record["models"])
+        models = self._record["models"]
         self._record["models"] = {
-            label: self._record["models"][label] for label in labels if label in self._record["models"]
+            label: models[label] for label in dict.fromkeys([*self._labels, *models]) if label in models
         }
         told = determinism(self._run.spec, self._record["models"], self._record["warnings"], engines)
         self._run.write("run", {**self._record, "engines": engines, "determinism": told, "status": status})
